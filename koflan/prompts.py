@@ -70,7 +70,7 @@ def lint(
     max_length:int=MAX_LENGTH, # in characters
 ) -> list[str]: # one sentence for each fault
     "What a reader would stumble over in a prompt."
-    bare, out = re.sub(r"\{[^{}]*\}", "", text), []
+    bare, out = re.sub(r"\{[^{}]*\}", "□", text), []
     if not text.strip(): return ["it is empty"]
     if text != tidy(text): out.append("white space at its ends, or not NFC")
     if len(text) > max_length: out.append(f"{len(text)} characters, {max_length} at most")

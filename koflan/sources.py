@@ -64,6 +64,13 @@ class HubSource:
 
     def __repr__(self): return f"HubSource({self.repo}{'/' + self.config if self.config else ''}: {', '.join(self.splits)})"
 
+    def names_of(self,
+        column:str, # a label column
+    ) -> tuple: # its label names
+        "The label names of a column; `SourceError` when none are declared."
+        if column not in self.names: raise SourceError(f"{self.repo}: {unknown('label column', column, self.names)}")
+        return tuple(self.names[column])
+
     @property
     def derivable(self) -> bool:
         "May data made from it be published? Not when the licence says no derivatives or non-commercial."
@@ -129,20 +136,24 @@ def _read_converted(self:HubSource, split):
     try: return _from_dataset(load_dataset("parquet", data_files={split: url}, split=split))
     except Exception as e: raise SourceError(f"{self.repo}: its main branch is a loading script and {CONVERTED} is not to be had ({type(e).__name__})") from e
 
-# %% ../nbs/03_sources.ipynb #bf9a2270
+# %% ../nbs/03_sources.ipynb #a5bcc68a
+def _number(col, dtype, names):
+    "A label expression as 0, 1, 2...; -1 and null mean no label."
+    if dtype == pl.String: return col.replace_strict(list(names), range(len(names)), return_dtype=pl.Int64)
+    return col.cast(pl.Int64).replace(-1, None)
+
 @patch
 def _labels(self:HubSource, df, features):
     for col, names in self.names.items():
-        found = getattr(features.get(col), "names", None)
+        feature = features.get(col)
+        found = getattr(getattr(feature, "feature", feature), "names", None)
         if found and tuple(found) != tuple(names): raise SourceError(f"{self.repo}: {col!r} has the labels {found}, not {list(names)}")
-        if df[col].dtype == pl.String:
-            if strange := sorted(set(df[col].drop_nulls().unique()) - set(names)): raise SourceError(f"{self.repo}: {unknown(f'label in {col!r}', strange[0], names)}")
-            df = df.with_columns(pl.col(col).replace_strict(list(names), range(len(names)), default=None, return_dtype=pl.Int64))
-        try: df = df.with_columns(pl.col(col).cast(pl.Int64).replace(-1, None))
-        except pl.exceptions.PolarsError as e: raise SourceError(f"{self.repo}: {col!r} is {df[col].dtype}, not a label") from e
-        strange = df[col].drop_nulls().unique().sort()
-        strange = strange.filter((strange < 0) | (strange >= len(names)))
-        if strange.len(): raise SourceError(f"{self.repo}: label {strange[0]} in {col!r} is outside 0..{len(names) - 1}")
+        flat = df[col].explode().drop_nulls() if df[col].dtype == pl.List else df[col].drop_nulls()
+        known = [*names] if flat.dtype == pl.String else [-1, *range(len(names))]
+        if not (flat.dtype == pl.String or flat.dtype.is_integer() or flat.dtype == pl.Null): raise SourceError(f"{self.repo}: {col!r} is {df[col].dtype}, not a label")
+        if strange := flat.filter(~flat.is_in(known)).unique().to_list(): raise SourceError(f"{self.repo}: label {min(strange)!r} in {col!r} is none of {known}")
+        number = _number(pl.element(), flat.dtype, names) if df[col].dtype == pl.List else _number(pl.col(col), flat.dtype, names)
+        df = df.with_columns(pl.col(col).list.eval(number) if df[col].dtype == pl.List else number)
     return df
 
 # %% ../nbs/03_sources.ipynb #0185ce90
