@@ -27,7 +27,7 @@ def _declaration(cls):
     if not (cls.__doc__ or "").strip(): out.append("no docstring: one sentence on what it asks")
     if not cls.source.licence: out.append("the source has no licence")
     if not cls.citation: out.append("no citation")
-    try: check_fields(cls.prompts, cls.source.columns)
+    try: check_fields(cls.prompts, cls.source.fields)
     except KoflanError as e: out.append(str(e))
     return out + [f"{t.text!r}: {o}" for t in cls.prompts for o in lint(t.text)]
 

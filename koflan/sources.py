@@ -49,20 +49,33 @@ class HubSource:
         repo:str, # "owner/name"
         columns:tuple, # the columns to read
         config:str|None=None, # configuration name
-        splits:dict|None=None, # koflan split -> split of the source; train and test by default
+        splits:dict|None=None, # koflan split -> split of the source, or "config/split+config/split"; train and test by default
+        derive:dict|None=None, # new column -> polars expression over the columns
         names:dict|None=None, # label column -> its label names, in the order of their numbers
         carve:str|None=None, # a text column: with no test split at the source, a tenth of train is held out by this text
         licence:str="", # licence identifier, as on the dataset card
         revision:str|None=None, # git revision on the Hub
         size:str="", # published number of rows, for the reader
     ):
-        self.repo, self.columns, self.config, self.names = repo, tuple(columns), config, dict(names or {})
+        self.repo, self.columns, self.config, self.names, self.derive = repo, tuple(columns), config, dict(names or {}), dict(derive or {})
         self.splits = dict(splits or (dict(train="train", test="train") if carve else dict(train="train", test="test")))
         self.carve, self.licence, self.revision, self.size = carve, licence, revision, size
         if bad := [o for o in self.splits if o not in SPLITS]: raise SourceError(f"{repo}: {unknown('split', bad[0], SPLITS)}")
-        if bad := [o for o in (*self.names, *filter(None, [carve])) if o not in columns]: raise SourceError(f"{repo}: {unknown('column', bad[0], columns)}")
+        if bad := [o for o in (*self.names, *filter(None, [carve])) if o not in self.fields]: raise SourceError(f"{repo}: {unknown('column', bad[0], self.fields)}")
 
     def __repr__(self): return f"HubSource({self.repo}{'/' + self.config if self.config else ''}: {', '.join(self.splits)})"
+
+    @property
+    def fields(self) -> tuple:
+        "The columns that a row has: those read, those derived, and `_config`."
+        return (*self.columns, *self.derive, "_config")
+
+    def parts(self,
+        split:str, # koflan's split name
+    ) -> list: # (config, split of the source) pairs
+        "What a split is made of."
+        if split not in self.splits: raise SourceError(f"{self.repo}: {unknown('split', split, self.splits)}")
+        return [(config or self.config, name) for config, _, name in (o.rpartition("/") for o in self.splits[split].split("+"))]
 
     def names_of(self,
         column:str, # a label column
@@ -78,9 +91,9 @@ class HubSource:
 
 # %% ../nbs/03_sources.ipynb #b888c6b9
 @patch
-def _read_samples(self:HubSource, split):
-    path = SAMPLES/self.repo/f"{self.config or 'default'}.jsonl"
-    if not path.is_file(): raise SourceError(f"no sample file {path.relative_to(SAMPLES.parent)}")
+def _read_samples(self:HubSource, config, split):
+    path = SAMPLES/self.repo/f"{config or 'default'}.jsonl"
+    if not path.is_file(): raise MissingSplit(f"no sample file {path.relative_to(SAMPLES.parent)}")
     df = pl.read_ndjson(path, infer_schema_length=None)
     out = df.filter(pl.col("_split") == split).drop("_split")
     if out.is_empty(): raise MissingSplit(f"{path.relative_to(SAMPLES.parent)} has no row of split {split!r}")
@@ -98,8 +111,8 @@ def _builder(path, config):
 
 # %% ../nbs/03_sources.ipynb #6c680d12
 @patch
-def _read_folder(self:HubSource, path, split):
-    builder = _builder(path, self.config)
+def _read_folder(self:HubSource, path, config, split):
+    builder = _builder(path, config)
     held = builder.config.data_files or {}
     if split not in held: raise MissingSplit(f"{path} has no split {split!r} of {self!r}; there is: {', '.join(map(str, held))}")
     if type(builder).__name__ != "Parquet":
@@ -117,22 +130,22 @@ def _from_dataset(ds): return pl.from_arrow(ds.with_format("arrow")[:]), ds.feat
 CONVERTED = "refs/convert/parquet"
 
 @patch
-def _read_hub(self:HubSource, split):
+def _read_hub(self:HubSource, config, split):
     import datasets
     if not sys.stderr.isatty(): datasets.disable_progress_bars()
-    try: return _from_dataset(datasets.load_dataset(self.repo, self.config, split=split, revision=self.revision))
+    try: return _from_dataset(datasets.load_dataset(self.repo, config, split=split, revision=self.revision))
     except RuntimeError as e:
         if "scripts are no longer supported" not in str(e): raise SourceError(f"{self.repo}: {e}") from e
     except ValueError as e:
         if "Unknown split" in str(e): raise MissingSplit(f"{self.repo}: {str(e).splitlines()[0]}") from e
         raise SourceError(f"{self.repo}: {str(e).splitlines()[0]}") from e
     except Exception as e: raise SourceError(f"{self.repo}: not to be had from the Hub ({type(e).__name__}); a mirror folder works offline") from e
-    return self._read_converted(split)
+    return self._read_converted(config, split)
 
 @patch
-def _read_converted(self:HubSource, split):
+def _read_converted(self:HubSource, config, split):
     from datasets import load_dataset
-    url = f"hf://datasets/{self.repo}@{CONVERTED.replace('/', '%2F')}/{self.config or 'default'}/{split}/*.parquet"
+    url = f"hf://datasets/{self.repo}@{CONVERTED.replace('/', '%2F')}/{config or 'default'}/{split}/*.parquet"
     try: return _from_dataset(load_dataset("parquet", data_files={split: url}, split=split))
     except Exception as e: raise SourceError(f"{self.repo}: its main branch is a loading script and {CONVERTED} is not to be had ({type(e).__name__})") from e
 
@@ -160,10 +173,10 @@ def _labels(self:HubSource, df, features):
 @patch
 def _seam(self:HubSource, df, features):
     if missing := [o for o in self.columns if o not in df.columns]: raise SourceError(f"{self.repo}: {unknown('column', missing[0], df.columns)}")
-    df = self._labels(df.select(self.columns), features)
+    df = self._labels(df.select(self.columns).with_columns(**self.derive), features)
     texts = [tidy_expr(pl.col(o)) if t == pl.String else pl.col(o).list.eval(tidy_expr(pl.element()))
              for o, t in df.schema.items() if t in (pl.String, pl.List(pl.String))]
-    return df.with_columns(texts).with_row_index("_row")
+    return df.with_columns(texts)
 
 # %% ../nbs/03_sources.ipynb #fb05ae02
 CARVED = .1 # share of the rows held out as test
@@ -186,14 +199,25 @@ def place(self:HubSource,
     return "mirror" if root and (root/self.repo).is_dir() else "hub"
 
 @patch
+def _read_part(self:HubSource, mirror, config, split):
+    where = self.place(mirror)
+    if where == "samples": return self._read_samples(config, split)
+    return self._read_folder(find_mirror(mirror)/self.repo, config, split) if where == "mirror" else self._read_hub(config, split)
+
+def _has_sample(repo, config): return (SAMPLES/repo/f"{config or 'default'}.jsonl").is_file()
+
+@patch
+def _held(self:HubSource, mirror, parts):
+    "The parts to read: all of them, or of the samples those that were written."
+    if len(parts) == 1 or self.place(mirror) != "samples": return parts
+    return [o for o in parts if _has_sample(self.repo, o[0])] or parts[:1]
+
+@patch
 def read(self:HubSource,
     split:str, # koflan's split name
     mirror:str|None=None, # as for `find_mirror`
-) -> pl.DataFrame: # the declared columns and `_row`, the row number in the source split
+) -> pl.DataFrame: # `fields` and `_row`, the row number in the source split
     "Read one split; `SourceError` names what is missing."
-    if split not in self.splits: raise SourceError(f"{self.repo}: {unknown('split', split, self.splits)}")
-    where, name = self.place(mirror), self.splits[split]
-    if where == "samples": df, features = self._read_samples(name)
-    elif where == "mirror": df, features = self._read_folder(find_mirror(mirror)/self.repo, name)
-    else: df, features = self._read_hub(name)
-    return self._carved(self._seam(df, features), split)
+    parts = self.parts(split)
+    got = [self._seam(*self._read_part(mirror, *part)).with_columns(_config=pl.lit(part[0] or "default")) for part in self._held(mirror, parts)]
+    return self._carved(pl.concat(got, how="vertical_relaxed").with_row_index("_row"), split)
