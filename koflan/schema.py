@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCHEMA', 'RECORD', 'KINDS', 'PLACEHOLDER', 'KoflanError', 'RecordError', 'user_errors', 'features', 'unknown',
            'problems', 'check', 'fault_exprs', 'faults', 'whole_file', 'write_records', 'read_records', 'write_text',
-           'write_json']
+           'write_json', 'load_records']
 
 # %% ../nbs/00_schema.ipynb #4a05fe3c
 import json
@@ -222,3 +222,21 @@ def write_json(
 ) -> Path: # the finished file
     "Write a readable JSON file, whole or not at all."
     return write_text(json.dumps(obj, ensure_ascii=False, indent=1) + "\n", path)
+
+# %% ../nbs/00_schema.ipynb #27916cdf
+def load_records(
+    dataset, # a local folder, or "owner/name" on the Hub
+    split:str, # its split
+) -> pl.DataFrame: # the columns of `SCHEMA` that it has
+    "Read one split of a data set; `KoflanError` says what is missing."
+    import datasets
+    if not sys.stderr.isatty(): datasets.disable_progress_bars()
+    name = str(dataset)
+    if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name): raise KoflanError(f"dataset {name}: no such folder, and not a name on the Hub (owner/name)")
+    try: held = datasets.load_dataset(name)
+    except Exception as e: raise KoflanError(f"dataset {name}: not to be read ({type(e).__name__}: {str(e).splitlines()[0]})") from e
+    if split not in held: raise KoflanError(f"dataset {name}: {unknown('split', split, held)}")
+    df = pl.from_arrow(held[split].with_format("arrow")[:])
+    if missing := [o for o in RECORD if o not in df.columns]: raise KoflanError(f"dataset {name}: no column {missing[0]!r}; there is: {', '.join(df.columns)}")
+    try: return df.select(pl.col(o).cast(t) for o, t in SCHEMA.items() if o in df.columns)
+    except pl.exceptions.PolarsError as e: raise KoflanError(f"dataset {name}: {str(e).splitlines()[0]}") from e

@@ -8,6 +8,7 @@ __all__ = ['LabelTask', 'MultiLabelTask', 'ChoiceTask', 'SpanTask']
 # %% ../nbs/05_shapes.ipynb #2083a4bf
 import numpy as np
 import polars as pl
+from fastcore.basics import patch
 
 from .korean import normal_form_expr, tidy_expr
 from .schema import KoflanError, unknown
@@ -80,16 +81,15 @@ def _no_answer(n_pos, n_neg):
     why = pl.when(n_pos == 0).then(pl.lit("no_label")).when(n_neg == 0).then(pl.lit("every_label"))
     return why.otherwise(pl.lit(None, dtype=pl.String)).alias("_why")
 
-# %% ../nbs/05_shapes.ipynb #c5bb984b
-def _multi_answers(self, df, chance):
+# %% ../nbs/05_shapes.ipynb #9514ac07
+@patch
+def answers(self:MultiLabelTask, df, chance):
     _answer_table(self.prompts, self.names) # the asks answer for every label
     keys = np.column_stack([df["_ask"].to_numpy(), df["_wording"].to_numpy(), self.marks(df)])
     keys, which = np.unique(keys.astype(np.int64), axis=0, return_inverse=True)
     right, wrong = _answer_lists(self.prompts, self.names, keys)
     out = df.with_columns(right[which.ravel()].alias("positives"), wrong[which.ravel()].alias("negatives"))
     return out.with_columns(_no_answer(pl.col("positives").list.len(), pl.col("negatives").list.len()))
-
-MultiLabelTask.answers = _multi_answers
 
 # %% ../nbs/05_shapes.ipynb #cf85b385
 class ChoiceTask(Task):
@@ -106,8 +106,9 @@ class ChoiceTask(Task):
         "The answers of every row, in order."
         return pl.col(self.choices) if isinstance(self.choices, str) else pl.concat_list(pl.col(o).cast(pl.String) for o in self.choices)
 
-# %% ../nbs/05_shapes.ipynb #b4298418
-def _choice_answers(self, df, chance):
+# %% ../nbs/05_shapes.ipynb #a0a247ae
+@patch
+def answers(self:ChoiceTask, df, chance):
     gold = pl.col(self.gold).cast(pl.Int64) - self.gold_from
     df = df.with_columns(_all=self.options(), _gold=gold)
     off = df.filter((pl.col("_gold") < 0) | (pl.col("_gold") >= pl.col("_all").list.len()))
@@ -117,8 +118,6 @@ def _choice_answers(self, df, chance):
     df = df.with_columns(positives=pl.concat_list(pl.col("_all").list.get(pl.col("_gold")))).join(wrong, on="_row", how="left", maintain_order="left")
     twice = pl.col("_all").list.n_unique() < pl.col("_all").list.len()
     return df.with_columns(_why=pl.when(twice).then(pl.lit("repeated_choice")).otherwise(pl.lit(None, dtype=pl.String)))
-
-ChoiceTask.answers = _choice_answers
 
 # %% ../nbs/05_shapes.ipynb #0dc4f68d
 class SpanTask(Task):
@@ -156,12 +155,11 @@ def _apart(pairs, texts):
     clash = (pl.col("c").str.contains(pl.col("k"), literal=True) | pl.col("k").str.contains(pl.col("c"), literal=True)).any()
     return long.group_by("_row", "step").agg(pl.col("text", "c").first(), clash=clash).filter(~pl.col("clash")).sort("_row", "step")
 
-def _span_answers(self, df, chance):
+@patch
+def answers(self:SpanTask, df, chance):
     texts = df.select("_row", all=self.found.list.eval(tidy_expr(pl.element())))
     pairs = _neighbours(df, self.context, chance.bits(df["_row"].to_numpy(), "paragraph"), self.window)
     apart = _apart(pairs, texts).unique(["_row", "c"], keep="first", maintain_order=True)
     wrong = apart.group_by("_row", maintain_order=True).agg(negatives=pl.col("text").head(self.most))
     df = df.join(texts.select("_row", positives=pl.col("all").list.head(1)), on="_row", maintain_order="left")
     return df.join(wrong, on="_row", how="left", maintain_order="left").with_columns(pl.col("negatives").fill_null([]))
-
-SpanTask.answers = _span_answers
