@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TALLY', 'learn_tokenizer', 'tiny_electra', 'load_checkpoint', 'encoder_for', 'forward', 'Ranked', 'RewardModel',
-           'tally', 'by_task']
+           'tally', 'by_task', 'as_text']
 
 # %% ../nbs/41_reward.ipynb #549b9645
 from collections.abc import Iterable
@@ -179,7 +179,16 @@ def by_task(
     macro = table.select(pl.lit("macro").alias("task"), pl.col("n").sum(), pl.col(TALLY).mean())
     return pl.concat([table, macro])
 
-# %% ../nbs/41_reward.ipynb #7ef3799a
+# %% ../nbs/41_reward.ipynb #370b95c3
+def as_text(
+    table:pl.DataFrame, # of `by_task`
+) -> str: # lines
+    "A table of results to print."
+    head = f"{'task':<24}{'n':>8}{'top-1':>8}{'pairwise':>10}{'random':>8}{'loss':>8}"
+    line = lambda r: f"{r['task']:<24}{r['n']:>8,}{r['top1']:>8.3f}{r['pairwise']:>10.3f}{r['chance']:>8.3f}{r['loss']:>8.3f}"
+    return "\n".join([head, *map(line, table.to_dicts())])
+
+# %% ../nbs/41_reward.ipynb #e7f17607
 @patch
 def tallies(self:RewardModel,
     records:pl.DataFrame, # the columns of a record; every row with a right and a wrong answer
