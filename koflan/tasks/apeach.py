@@ -44,4 +44,5 @@ class APEACH(LabelTask):
     source, prompts = APEACH_SOURCE, APEACH_PROMPTS
     label = "class"
     corpus = "beep"
-    citation = "Yang, K., Jang, W., & Cho, W. I. (2022). APEACH: Attacking Pejorative Expressions with Analysis on Crowd-Generated Hate Speech Evaluation Datasets. Findings of EMNLP."
+    citation = ("Yang, K., Jang, W., & Cho, W. I. (2022). APEACH: Attacking Pejorative Expressions with Analysis on "
+                "Crowd-Generated Hate Speech Evaluation Datasets. Findings of EMNLP.")

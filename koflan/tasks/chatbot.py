@@ -42,7 +42,7 @@ CHATBOT_PROMPTS = Prompts(
 
 # %% ../../nbs/tasks/chatbot.ipynb #bed35f38
 def _others(df, bits, window=12, most=4):
-    "Replies of the rows that follow in a circle of the same label, ordered by chance, less those that the data gives to the same question."
+    "Replies of the next rows in a circle of the same label, ordered by chance, less those that the data gives to the same question."
     question, reply = (normal_form_expr(pl.col(o)) for o in ("Q", "A"))
     ring = df.select("_row", g="label", q=question, o="A", k=reply, b=pl.Series(bits)).sort("g", "b")
     after = lambda col, step: pl.col(col).gather((pl.int_range(pl.len()) + step) % pl.len()).over("g")
@@ -83,7 +83,7 @@ _TALK = Ask(
 _STORY = Ask(
     "이 대화에서 '가'는 어떤 이야기를 하고 있나요?",
     "'가'가 꺼낸 이야기를 가장 잘 나타낸 것을 고르세요. 보기: {options}",
-    "다음 대화를 읽고 '가'가 무엇을 털어놓는지 판단하시오.",
+    "다음 대화를 읽고 '가'가 꺼낸 이야기가 무엇인지 판단하시오.",
     answers=dict(daily=["일상에서 겪는 일을 말하고 있다", "하루하루 지내는 이야기를 하고 있다"],
                  parting=["이별한 뒤의 마음을 말하고 있다", "헤어진 사람의 이야기를 하고 있다"],
                  love=["사랑이나 연애를 말하고 있다", "좋아하거나 사귀는 사람 이야기를 하고 있다"]), input=_BOTH)

@@ -19,7 +19,8 @@ from ..sources import HubSource
 def _question(col):
     "The question in a ready-made prompt, without the instruction before and the choices after it."
     text = pl.col(col).str.replace(r"(?s)\s*###\s*(?:선택지|보기|정답).*$", "").str.replace(r"(?s)\n\s*\(A\).*$", "")
-    return text.str.replace(r"^[^#]*###\s*(?:질문\s*:)?\s*", "").str.replace_all(r"###\s*", "")
+    text = text.str.replace(r"^[^#]*###", "###").str.replace(r"^###\s*질문\s*:\s*", "")
+    return text.str.replace_all(r"###\s*([^:#\n]*:)\s*", "$1 ")
 
 # %% ../../nbs/tasks/haerae_bench.ipynb #a178a0cd
 def _choices(s):
@@ -72,3 +73,5 @@ class HaeraeBench(ChoiceTask):
     drops = dict(no_choices=pl.col("choices").list.len().fill_null(0) < 2)
     corpus = "haerae-bench"
     citation = "Son, G. et al. (2023). HAE-RAE Bench: Evaluation of Korean Knowledge in Language Models. arXiv:2309.02706."
+
+    def _options(self, df, chance): return super()._options(df.drop("options"), chance)

@@ -70,7 +70,8 @@ def _of_premise(col): return pl.col(col).head(SIBLINGS).over("premise", mapping_
 
 KLUE_NLI_CHOICE_SOURCE = HubSource(
     **KLUE_NLI, names=dict(label=NLI_LABELS, sibling_labels=NLI_LABELS),
-    derive=dict(siblings=_of_premise("hypothesis"), sibling_labels=_of_premise("label"), nth=pl.int_range(pl.len()).over("premise", "label")))
+    derive=dict(siblings=_of_premise("hypothesis"), sibling_labels=_of_premise("label"),
+                nth=pl.int_range(pl.len()).over("premise", "label")))
 
 # %% ../../nbs/tasks/klue_nli.ipynb #b308d6ac
 KLUE_NLI_CHOICE_PROMPTS = Prompts(

@@ -90,8 +90,8 @@ _TELLS = _relation(3, "알 수 있는 것이 없음")
 KLUE_RE_PROMPTS = Prompts(
     Ask("문장에 따르면 {object:은/는} {subject}의 무엇인가요?",
         "{subject:과/와} {object} 사이의 관계를 고르세요. 보기: {options}",
-        "글을 읽고 {subject}에게 {object:은/는} 무엇인지 답해 줘.",
-        "{subject:을/를} 기준으로 볼 때 {object:은/는} 무엇에 해당합니까?",
+        "글을 읽고 {object:이/가} {subject}의 무엇에 해당하는지 답해 줘.",
+        "{subject:을/를} 기준으로 볼 때 {object:은/는} 무엇을 나타냅니까?",
         "두 표현의 관계를 한마디로 말하면? 주체는 {subject}, 대상은 {object}입니다.",
         answers=_both(_relation(0, "관계 없음"), _relation(1, "아무 관계도 없음"))),
     Ask("이 문장에서 {subject:과/와} {object:은/는} 어떤 관계인가요?",

@@ -14,7 +14,8 @@ from ..sources import HubSource
 KMHAS_LABELS = ("origin", "physical", "politics", "profanity", "age", "gender", "race", "religion", "not_hate_speech")
 KMHAS_SOURCE = HubSource(
     "jeanlee/kmhas_korean_hate_speech", columns=("text", "label"), names=dict(label=KMHAS_LABELS),
-    splits=dict(train="train", validation="validation", test="test"), licence="cc-by-sa-4.0", size="train 78,977, validation 8,776, test 21,939",
+    splits=dict(train="train", validation="validation", test="test"), licence="cc-by-sa-4.0",
+    size="train 78,977, validation 8,776, test 21,939",
 )
 
 # %% ../../nbs/tasks/kmhas.ipynb #c9c81caa
@@ -60,4 +61,5 @@ class KMHaS(MultiLabelTask):
     name, cluster = "kmhas", "hate"
     source, prompts, label = KMHAS_SOURCE, KMHAS_PROMPTS, "label"
     corpus = "kmhas"
-    citation = "Lee, J., Lim, T., Lee, H., Jo, B., Kim, Y., Yoon, H., & Han, S. C. (2022). K-MHaS: A Multi-label Hate Speech Detection Dataset in Korean Online News Comment. COLING."
+    citation = ("Lee, J., Lim, T., Lee, H., Jo, B., Kim, Y., Yoon, H., & Han, S. C. (2022). K-MHaS: A Multi-label Hate Speech "
+                "Detection Dataset in Korean Online News Comment. COLING.")

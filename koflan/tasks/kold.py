@@ -30,8 +30,10 @@ KOLD_OFF = _one_of("OFF", OFFENSIVE).replace_strict(OFFENSIVE, default=None, ret
 KOLD_TEXT = pl.when(_filled("comment")).then(pl.concat_str(
     pl.when(_filled("title")).then(pl.format("제목: {}\n", "title")), pl.format("댓글: {}", "comment"), ignore_nulls=True))
 
-# %% ../../nbs/tasks/kold.ipynb #de37f9d1
-def _in_group(group): return pl.col("GRP").cast(pl.String).str.to_lowercase().str.contains(rf"(^|&)\s*{group}").fill_null(False).cast(pl.Int8)
+# %% ../../nbs/tasks/kold.ipynb #9dbda65f
+def _in_group(group):
+    "1 where the attacked groups are of this kind, else 0."
+    return pl.col("GRP").cast(pl.String).str.to_lowercase().str.contains(rf"(^|&)\s*{group}").fill_null(False).cast(pl.Int8)
 
 KOLD_SOURCE = HubSource(
     "nayohan/KOLD", columns=("title", "comment", "OFF"), derive=dict(text=KOLD_TEXT, offensive=KOLD_OFF),
@@ -79,6 +81,7 @@ KOLD_TARGET_PROMPTS = Prompts(
     Ask("이 공격적인 댓글이 겨냥하는 대상은 무엇인가요?",
         "다음 댓글의 공격 대상을 고르세요. 보기: {options}",
         "공격적인 댓글이다. 그 화살이 향하는 곳을 골라라: {options}",
+        "아래 댓글이 누구를 공격하는지 답해라. {options} 가운데 하나다.",
         "댓글이 한 사람을 공격하는지 집단을 공격하는지, 아니면 다른 경우인지 알려 줘.",
         "제목과 댓글을 읽고 공격의 대상이 어떤 유형인지 판단하시오.",
         answers=dict(untargeted=["특정 대상 없음", "겨냥한 대상 없음"], individual=["개인", "특정한 개인"],
@@ -88,6 +91,7 @@ KOLD_TARGET_PROMPTS = Prompts(
         "이 거친 말은 누구에게 하는 말일까요? 아무에게도 향하지 않을 수도 있어요.",
         "공격적인 댓글을 대상에 따라 나누고 있어요. 이 댓글은 어디에 속하나요? {options}",
         "불쾌한 말이 누구를 겨누는지 말해 봐.",
+        "공격받는 쪽이 사람인지 집단인지 기관인지, 아니면 아무도 아닌지 답하시오.",
         answers=dict(untargeted=["누구도 겨냥하지 않은 말"], individual=["특정한 사람"],
                      group=["성별·인종·정치 성향·종교 등으로 묶인 집단"], other=["사람이나 집단이 아닌 기관·단체·매체 등"])),
     input="{text}",
@@ -109,6 +113,7 @@ KOLD_GROUP_PROMPTS = Prompts(
         "제목과 댓글을 읽고 공격받는 사람들이 어떤 집단인지 모두 골라 줘.",
         "이 댓글에서 욕을 먹는 집단은 어디에 속하는가? 있는 대로 골라라: {options}",
         "댓글에서 깎아내리는 집단이 무엇인지 말해 주세요.",
+        "특정 집단을 비하하는 댓글입니다. 어떤 집단인지 모두 답하세요.",
         answers=dict(gender=["성별이나 성 정체성으로 묶인 집단", "남성·여성·성소수자"],
                      race=["인종이나 국적으로 묶인 집단", "특정 인종·민족·국적의 사람들"],
                      politics=["정치 성향으로 묶인 집단", "특정 정치 성향을 지닌 사람들"], religion=["종교로 묶인 집단", "특정 종교를 믿는 사람들"],
@@ -117,6 +122,7 @@ KOLD_GROUP_PROMPTS = Prompts(
         "글쓴이가 무엇을 기준으로 사람들을 묶어 비난하는지 모두 말하시오.",
         "공격적인 댓글을 주제별로 정리하고 있다. 알맞은 주제를 모두 골라라: {options}",
         "무엇에 대한 반감이 드러난 댓글인지 알려 줘.",
+        "글쓴이가 편견을 드러내는 주제를 {options} 중에서 모두 골라 줘.",
         "이 댓글의 공격은 무엇에 대한 편견에서 나왔습니까? 모두 고르세요: {options}",
         answers=dict(gender=["성별·성 정체성"], race=["인종·국적"], politics=["정치 성향"], religion=["종교"], others=["페미니즘 등 그 밖의 특성이나 신념"])),
     input="{text}",

@@ -13,7 +13,8 @@ from ..sources import HubSource
 # %% ../../nbs/tasks/kor_3i4k.ipynb #b0e2a6e2
 KOR_3I4K_SOURCE = HubSource(
     "wicho/kor_3i4k", columns=("label", "text"), revision="1592c3ec6b1e16ba361f8243513b039504c09a42",
-    names=dict(label=("fragment", "statement", "question", "command", "rhetorical question", "rhetorical command", "intonation-dependent utterance")),
+    names=dict(label=("fragment", "statement", "question", "command", "rhetorical question", "rhetorical command",
+                      "intonation-dependent utterance")),
     licence="cc-by-4.0", size="train 55,134, test 6,121",
 )
 
@@ -67,5 +68,5 @@ class Kor3i4K(LabelTask):
     source, prompts = KOR_3I4K_SOURCE, KOR_3I4K_PROMPTS
     corpus = "3i4k"
     between = " / "
-    citation = ("Cho, W. I., Lee, H. S., Yoon, J. W., Kim, S. M., & Kim, N. S. (2018). Speech Intention Understanding in a Head-final Language: "
-                "A Disambiguation Utilizing Intonation-dependency. arXiv:1811.04231")
+    citation = ("Cho, W. I., Lee, H. S., Yoon, J. W., Kim, S. M., & Kim, N. S. (2018). "
+                "Speech Intention Understanding in a Head-final Language: A Disambiguation Utilizing Intonation-dependency. arXiv:1811.04231")

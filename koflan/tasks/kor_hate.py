@@ -30,8 +30,9 @@ KOR_HATE_PROMPTS = Prompts(
         "글쓴이가 남을 얼마나 심하게 공격하고 있는지 세 단계로 평가하시오.",
         "이 댓글의 공격성을 {options} 중에서 골라 주세요.",
         "댓글의 공격 수위를 판단해 줘.",
-        answers=dict(hate=["매우 공격적", "심하게 공격적이다"], offensive=["다소 공격적", "어느 정도 공격적이다"],
-                     none=["공격적이지 않음", "전혀 공격적이지 않다"])),
+        "수위가 높은 댓글을 찾고 있어요. 이 글은 {options} 중 어느 쪽인가요?",
+        answers=dict(hate=["매우 공격적", "심하게 공격적"], offensive=["다소 공격적", "어느 정도 공격적"],
+                     none=["공격적이지 않음", "전혀 공격적이지 않음"])),
     Ask("혐오가 심하면 삭제하고, 무례한 정도면 경고합니다. 이 댓글은 어떻게 처리해야 할까요?",
         "댓글 관리자가 되어 이 글을 그대로 둘지, 경고할지, 삭제할지 정해 보세요.",
         "심한 혐오는 지우고 가벼운 공격에는 주의를 주는 게시판이다. 알맞은 조치를 골라라: {options}",
@@ -45,7 +46,8 @@ class KorHate(LabelTask):
     name, kind, cluster = "kor_hate", "multiclass", "hate"
     source, prompts, label = KOR_HATE_SOURCE, KOR_HATE_PROMPTS, "hate"
     corpus = "beep"
-    citation = "Moon, J., Cho, W. I., & Lee, J. (2020). BEEP! Korean Corpus of Online News Comments for Toxic Speech Detection. SocialNLP @ ACL."
+    citation = ("Moon, J., Cho, W. I., & Lee, J. (2020). BEEP! Korean Corpus of Online News Comments for Toxic Speech Detection. "
+                "SocialNLP @ ACL.")
 
 # %% ../../nbs/tasks/kor_hate.ipynb #8414c122
 KOR_HATE_BIAS_PROMPTS = Prompts(
@@ -53,6 +55,7 @@ KOR_HATE_BIAS_PROMPTS = Prompts(
         "다음 뉴스 댓글에 드러난 사회적 편견의 종류를 고르세요. 보기: {options}",
         "아래 댓글을 읽고 성별에 대한 편견인지 다른 편견인지, 아니면 편견이 없는지 판단하시오.",
         "글쓴이의 말에 어떤 고정관념이 깔려 있는지 알려 줘.",
+        "성별이든 출신이든 이 댓글에서 드러나는 편견이 있다면 종류를 알려 주세요.",
         "연예 기사에 달린 댓글이다. 담긴 편견을 {options} 중에서 골라라.",
         answers=dict(none=["편견 없음", "드러난 편견이 없음"], gender=["성별 편견", "성별에 대한 편견"],
                      others=["성별 이외의 편견", "성별이 아닌 다른 것에 대한 편견"])),
@@ -78,12 +81,14 @@ class KorHateBias(LabelTask):
 # %% ../../nbs/tasks/kor_hate.ipynb #8a707140
 KOR_HATE_GENDER_PROMPTS = Prompts(
     Ask("이 댓글에 성별에 대한 편견이 담겨 있나요?",
-        "글쓴이는 여자라서, 또는 남자라서 그렇다는 식으로 말하고 있습니까?",
+        "글쓴이는 여자나 남자에 대한 선입견을 드러내고 있습니까?",
         "다음 댓글에서 성차별적인 생각이 드러나는지 답하시오.",
         "아래 글에 남녀에 대한 고정관념이 있는지 봐 줘.",
-        "여성이나 남성을 한데 묶어 판단하는 댓글인가요?",
+        "성별을 두고 사람을 낮춰 보거나 넘겨짚는 댓글인가요?",
+        "성차별로 신고된 댓글입니다. 신고가 타당합니까?",
         answers={"False": ["아니요", "아니요, 그렇지 않습니다"], "True": ["네", "네, 그렇습니다"]}),
     Ask("이 댓글은 성별에 대한 편견 없이 쓴 글인가요?",
+        "남녀 누구에게도 치우친 시선을 드러내지 않는 댓글이 맞나요?",
         "성차별을 찾아볼 수 없는 댓글이라고 할 수 있습니까?",
         answers={"False": ["네", "네, 그렇습니다"], "True": ["아니요", "아니요, 그렇지 않습니다"]}),
     Ask("이 댓글에 성별 편견이 있는지 없는지 골라라: {options}",

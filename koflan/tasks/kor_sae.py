@@ -93,7 +93,7 @@ KOR_SAE_CHOICE_PROMPTS = Prompts(
 
 # %% ../../nbs/tasks/kor_sae.ipynb #614526fc
 def _others(df, bits, window=12, most=4):
-    "Phrases of the rows that follow in a circle of the same label, ordered by chance, less those that the data gives to the same utterance."
+    "Phrases of the next rows in a circle of the same label, ordered by chance, less those that the data gives to the same utterance."
     utterance, phrase = (normal_form_expr(pl.col(o)) for o in ("intent_pair1", "intent_pair2"))
     ring = df.select("_row", g="label", q=utterance, o="intent_pair2", k=phrase, b=pl.Series(bits)).sort("g", "b")
     after = lambda col, step: pl.col(col).gather((pl.int_range(pl.len()) + step) % pl.len()).over("g")
@@ -106,7 +106,8 @@ class KorSAEChoice(Task):
     "말 한마디의 핵심을 간추린 표현 고르기"
     name, kind, cluster = "kor_sae_choice", "choice", "intent"
     source, prompts = KOR_SAE_SOURCE, KOR_SAE_CHOICE_PROMPTS
-    drops = {"no_label": pl.col("label").is_null(), "empty_input": pl.col("intent_pair1") == "", "empty_answer": pl.col("intent_pair2") == ""}
+    drops = {"no_label": pl.col("label").is_null(), "empty_input": pl.col("intent_pair1") == "",
+             "empty_answer": pl.col("intent_pair2") == ""}
     corpus, citation, between = KorSAE.corpus, KorSAE.citation, " / "
 
     def answers(self, df, chance):

@@ -23,7 +23,7 @@ KOR_SARCASM_SOURCE = HubSource(
 # %% ../../nbs/tasks/kor_sarcasm.ipynb #8af52c5b
 KOR_SARCASM_PROMPTS = Prompts(
     Ask("이 트윗은 비꼬는 말인가요, 비꼬지 않는 말인가요?",
-        "다음 트윗의 말투를 {options} 중에서 고르세요.",
+        "다음 트윗이 어떤 말인지 고르세요. 보기: {options}",
         "아래 글이 비꼬는 말인지 아닌지 판단하시오.",
         "트위터에 올라온 글이야. 비꼬는 말인지 구별해 줘.",
         answers=dict(no_sarcasm=["비꼬지 않는 말", "비꼬지 않는 말이다"], sarcasm=["비꼬는 말", "비꼬는 말이다"])),
@@ -35,9 +35,9 @@ KOR_SARCASM_PROMPTS = Prompts(
     Ask("글쓴이는 말 그대로의 뜻으로 이 글을 썼나요?",
         "이 트윗은 곧이곧대로 받아들여도 되는 글입니까?",
         answers=dict(no_sarcasm=["네", "네, 그렇습니다"], sarcasm=["아니요", "아니요, 그렇지 않습니다"])),
-    Ask("표현이 반어적인지 아닌지 밝혀라.",
-        "이 글의 말투는 반어적인가, 아닌가?",
-        "트윗을 읽고 반어가 쓰였는지 가려 주세요. 보기: {options}",
+    Ask("이 글이 반어적인지 아닌지 밝혀라.",
+        "다음 트윗은 반어적인가, 아닌가?",
+        "트윗을 읽고 반어적인 글인지 가려 주세요. 보기: {options}",
         answers=dict(no_sarcasm=["반어적이지 않다", "반어적인 글이 아니다"], sarcasm=["반어적이다", "반어적인 글이다"])),
     input="{text}",
 )

@@ -22,7 +22,7 @@ PAWSX_KO_SOURCE = HubSource(
 # %% ../../nbs/tasks/pawsx_ko.ipynb #533c0985
 PAWSX_KO_PROMPTS = Prompts(
     Ask("낱말이 많이 겹치는 두 문장입니다. 뜻은 같은가요, 다른가요?",
-        "다음 두 문장의 의미를 견주어 {options} 중에서 고르세요.",
+        "다음 두 문장의 의미를 견주어 보고 알맞은 답을 고르세요. 보기: {options}",
         "어순까지 꼼꼼히 살펴 두 문장의 뜻이 같은지 다른지 판단하시오.",
         "두 문장의 뜻을 비교해 줘. 같아, 달라?",
         answers=dict(different=["다르다", "뜻이 다르다"], same=["같다", "뜻이 같다"])),
@@ -35,7 +35,7 @@ PAWSX_KO_PROMPTS = Prompts(
         answers=dict(different=["네", "네, 그렇습니다"], same=["아니요", "아니요, 그렇지 않습니다"])),
     Ask("문장 2가 문장 1을 바꿔 쓴 문장인지 아닌지 밝혀라.",
         "패러프레이즈란 뜻은 그대로 두고 표현만 바꾼 문장입니다. 문장 2는 문장 1의 패러프레이즈인가요?",
-        "두 문장이 서로 패러프레이즈 관계인지 {options} 가운데 골라 답해 줘.",
+        "문장 2가 문장 1의 패러프레이즈인지 아닌지 골라 줘. 보기: {options}",
         answers=dict(different=["패러프레이즈가 아니다", "바꿔 쓴 문장이 아니다"], same=["패러프레이즈이다", "바꿔 쓴 문장이다"])),
     input="문장 1: {sentence1}\n문장 2: {sentence2}",
 )

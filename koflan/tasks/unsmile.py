@@ -62,4 +62,5 @@ class UnSmile(MultiLabelTask):
     source, prompts = UNSMILE_SOURCE, UNSMILE_PROMPTS
     flags = UNSMILE_FLAGS
     corpus = "unsmile"
-    citation = "Kang, T., Kwon, E., Lee, J., Nam, Y., Song, J., & Suh, J. (2022). Korean Online Hate Speech Dataset for Multilabel Classification. arXiv:2204.03262"
+    citation = ("Kang, T., Kwon, E., Lee, J., Nam, Y., Song, J., & Suh, J. (2022). Korean Online Hate Speech Dataset for "
+                "Multilabel Classification. arXiv:2204.03262")
