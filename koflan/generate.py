@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 import koflan
 from .schema import KoflanError, features, unknown, user_errors, whole_file, write_json, write_records, write_text
-from .sources import SAMPLES, SPLITS, MissingSplit, find_mirror
+from .sources import SAMPLES, SPLITS, MissingSplit, find_mirror, forbids
 from .task import REGISTRY, Task, find_tasks
 
 # %% ../nbs/30_generate.ipynb #fd44fd82
@@ -120,7 +120,7 @@ def closed(
     entries:list, # entries of a manifest
 ) -> list: # names of tasks
     "Tasks whose source forbids publishing what is made from it."
-    return sorted({e["recipe"]["task"] for e in entries if {"nd", "nc"} & set(e["recipe"]["source"]["licence"].lower().split("-"))})
+    return sorted({e["recipe"]["task"] for e in entries if forbids(e["recipe"]["source"]["licence"])})
 
 # %% ../nbs/30_generate.ipynb #05944900
 def card(
@@ -129,7 +129,7 @@ def card(
     "The dataset card of a data folder."
     rows = [f"| {e['recipe']['task']} | {e['kind']} | {e['recipe']['split']} | {e['kept']:,} | "
             f"[{e['recipe']['source']['repo']}](https://huggingface.co/datasets/{e['recipe']['source']['repo']}) | {e['recipe']['source']['licence']} |" for e in entries]
-    warning = f"\n> **공개 주의**: {', '.join(closed(entries))}의 원본은 2차 저작이나 영리 이용을 허락하지 않습니다.\n" if closed(entries) else ""
+    warning = f"\n> **공개 주의**: {', '.join(closed(entries))}의 원본은 2차 저작이나 영리 이용을 허락하지 않거나 사용 허가가 알려져 있지 않습니다.\n" if closed(entries) else ""
     return "\n".join([_front(entries), "# koflan 지시문 데이터", warning,
         f"[koflan](https://github.com/koflan/koflan) {koflan.__version__}으로 만든 레코드입니다. 한 줄은 지시문, 입력, 맞는 답들, 틀린 답들입니다.",
         "\n```python\nfrom datasets import load_dataset\nload_dataset(\"data\")  # 이 폴더의 경로, 또는 Hub의 이름\n```\n",

@@ -59,7 +59,7 @@ KINDS = {
     "multilabel": (1, None, 1, None),
     "mrc": (1, 1, 1, None),
     "choice": (1, 1, 1, None),
-    "dialogue": (1, 1, 0, 0),
+    "dialogue": (1, 1, 1, None),
 }
 
 # %% ../nbs/00_schema.ipynb #418b56ee

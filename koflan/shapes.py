@@ -38,7 +38,7 @@ class LabelTask(Task):
     @property
     def names(self): return self.source.names_of(self.label)
 
-    def reasons(self): return {"no_label": pl.col(self.label).is_null()} | super().reasons()
+    def reasons(self): return super().reasons() | {"no_label": pl.col(self.label).is_null()}
 
     def answers(self, df, chance):
         offset, right, wrong = _answer_table(self.prompts, self.names)
@@ -100,7 +100,7 @@ class ChoiceTask(Task):
     gold_from = 0 # what the first is counted as
     between = " / "
 
-    def reasons(self): return {"no_label": pl.col(self.gold).is_null()} | super().reasons()
+    def reasons(self): return super().reasons() | {"no_label": pl.col(self.gold).is_null()}
 
     def options(self) -> pl.Expr: # list[str]
         "The answers of every row, in order."
@@ -128,7 +128,7 @@ class SpanTask(Task):
     window = 16 # how many other questions of the paragraph are looked at
     most = 8 # negatives kept
 
-    def reasons(self): return {"no_answer": self.found.list.len() == 0} | super().reasons()
+    def reasons(self): return super().reasons() | {"no_answer": (self.found.list.len() == 0).fill_null(True)}
 
 # %% ../nbs/05_shapes.ipynb #e9af7356
 def _neighbours(df, context, bits, window):

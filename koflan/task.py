@@ -134,13 +134,15 @@ def _options(self:Task, df, chance):
     joined = long.with_columns(b=pl.Series(bits)).sort("_row", "b").group_by("_row", maintain_order=True).agg(options=pl.col("o").str.join(self.between))
     return df.join(joined, on="_row", how="left", maintain_order="left")
 
-def _render(df, templates, which):
-    "Fill templates[which[i]] with row i."
+def _render(df, templates, which, blank=None):
+    "Fill templates[which[i]] with row i; `blank` takes the place of a text whose fields are all empty."
     if not any(t.fields for t in templates): return pl.Series([t.fill() for t in templates], dtype=pl.String)[which]
     parts = []
     for i in np.unique(which):
         at = np.flatnonzero(which == i)
-        parts.append(df[at].with_columns(_text=template_expr(templates[i]), _at=pl.Series(at)).select("_text", "_at"))
+        text, empty = template_expr(templates[i]), [pl.col(o).cast(pl.String).fill_null("") == "" for o in templates[i].fields]
+        if blank is not None and empty: text = pl.when(pl.all_horizontal(empty)).then(pl.lit(blank)).otherwise(text)
+        parts.append(df[at].with_columns(_text=text, _at=pl.Series(at)).select("_text", "_at"))
     return pl.concat(parts).sort("_at")["_text"] if parts else pl.Series([], dtype=pl.String)
 
 # %% ../nbs/04_task.ipynb #190de902
@@ -148,11 +150,10 @@ def _render(df, templates, which):
 def _fill(self:Task, df, chance):
     which = df["_template"].to_numpy()
     if any("options" in t.fields for t in self.prompts): df = self._options(df, chance)
-    inputs = [ask.input or self.prompts.input for ask in self.prompts.asks]
-    return df.with_columns(_render(df, self.prompts.templates, which).alias("instruction"),
-                           _render(df, inputs, df["_ask"].to_numpy()).alias("input"))
+    inputs, ask = [o.input or self.prompts.input for o in self.prompts.asks], df["_ask"].to_numpy()
+    return df.with_columns(_render(df, self.prompts.templates, which).alias("instruction"), _render(df, inputs, ask, blank="").alias("input"))
 
-# %% ../nbs/04_task.ipynb #eced9dee
+# %% ../nbs/04_task.ipynb #75ef9273
 @patch
 def convert(self:Task,
     rows:pl.DataFrame, # the source's columns and `_row`
@@ -171,7 +172,7 @@ def convert(self:Task,
     out = df.select(*RECORD, task=pl.lit(self.name), id=pl.format(f"{self.name}-{split}-{{}}", "_row"), template="_template")
     return Built(out.cast(SCHEMA), len(rows), dropped | d)
 
-# %% ../nbs/04_task.ipynb #5e4bc2aa
+# %% ../nbs/04_task.ipynb #27a7e0fb
 @patch
 def build(self:Task,
     split:str="train", # koflan's split name
@@ -194,7 +195,7 @@ def generate(self:Task,
     "The records of a split as plain dicts."
     for row in self.build(split, cap, **allow).records.select(RECORD).iter_rows(named=True): yield row
 
-# %% ../nbs/04_task.ipynb #5aac9f84
+# %% ../nbs/04_task.ipynb #c3ae9019
 class Shown:
     "Records to look at: HTML in a notebook, plain text elsewhere."
     def __init__(self,
@@ -221,7 +222,7 @@ def show(self:Task,
     "Look at a few records, drawn by counted chance."
     return Shown(list(self.generate(split, cap=n, allow_no_negative=True)))
 
-# %% ../nbs/04_task.ipynb #9d70632c
+# %% ../nbs/04_task.ipynb #04726cb1
 def load_tasks(
     path, # the package's `__path__`
     package:str, # its name
@@ -232,7 +233,7 @@ def load_tasks(
         try: ep.load()
         except Exception as e: warnings.warn(f"tasks of {ep.value} left out: {type(e).__name__}: {e}")
 
-# %% ../nbs/04_task.ipynb #dd056ca5
+# %% ../nbs/04_task.ipynb #44076338
 def find_tasks(
     patterns:str="*", # comma-separated names or globs, as "nsmc,kobest_*"
 ) -> list: # task classes, in order of their names
@@ -248,7 +249,7 @@ def find_tasks(
         found |= hit
     return [REGISTRY[o] for o in sorted(found)]
 
-# %% ../nbs/04_task.ipynb #5bb050a5
+# %% ../nbs/04_task.ipynb #5c21a2b2
 @patch(cls_method=True)
 def describe(cls:Task) -> dict: # str values
     "What a list of tasks says about this one."

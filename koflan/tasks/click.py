@@ -48,7 +48,7 @@ CLICK_PROMPTS = Prompts(
         "주어진 글을 바탕으로 문제를 풀어 줘.",
         when=dict(has_paragraph=True)),
     Ask("보기 가운데 문제의 답을 고르세요. 보기: {options}",
-        "문제의 정답은 {options} 중 어느 것인가요?",
+        "문제의 정답은 다음 중 어느 것인가요? {options}",
         "다음에서 알맞은 답을 골라라: {options}",
         when=dict(brief=True)),
     input="{problem}",

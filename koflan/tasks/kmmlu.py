@@ -25,7 +25,8 @@ SUBJECTS = {
     "Management": "경영학", "Maritime-Engineering": "해양 공학", "Marketing": "마케팅", "Materials-Engineering": "재료 공학", "Math": "수학",
     "Mechanical-Engineering": "기계 공학", "Nondestructive-Testing": "비파괴 검사", "Patent": "특허", "Political-Science-and-Sociology": "정치·사회학",
     "Psychology": "심리학", "Public-Safety": "소방·안전", "Railway-and-Automotive-Engineering": "철도·자동차 공학", "Real-Estate": "부동산",
-    "Refrigerating-Machinery": "공조·냉동 기계", "Social-Welfare": "사회 복지", "Taxation": "세무", "Telecommunications-and-Wireless-Technology": "정보 통신",
+    "Refrigerating-Machinery": "공조·냉동 기계", "Social-Welfare": "사회 복지", "Taxation": "세무",
+    "Telecommunications-and-Wireless-Technology": "정보 통신",
 }
 
 # %% ../../nbs/tasks/kmmlu.ipynb #666307cd
@@ -67,7 +68,7 @@ KMMLU_PROMPTS = Prompts(
         "{subject} 문제인데 답을 모르겠어요. 정답이 무엇인가요?",
         when=dict(has_subject=True)),
     Ask("다음 문제의 답을 보기에서 골라 주세요. 보기: {options}",
-        "이 문제의 정답은 {options} 가운데 어느 것입니까?",
+        "이 문제의 정답은 어느 것입니까? {options}",
         "보기에서 물음에 맞는 것을 골라 답해 줘: {options}",
         when=dict(brief=True)),
     input="{question}",

@@ -13,7 +13,7 @@ from ..sources import HubSource
 # %% ../../nbs/tasks/korquad_v1.ipynb #be5dedcf
 KORQUAD_V1_SOURCE = HubSource(
     "KorQuAD/squad_kor_v1", config="squad_kor_v1", columns=("id", "title", "context", "question", "answers"),
-    splits=dict(train="train", validation="validation"), licence="cc-by-nd-4.0", size="train 60,407, validation 5,774",
+    splits=dict(train="train", test="validation"), licence="cc-by-nd-4.0", size="train 60,407, validation 5,774",
 )
 
 # %% ../../nbs/tasks/korquad_v1.ipynb #de3deec0
