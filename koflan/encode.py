@@ -93,7 +93,7 @@ def encode_records(
     right, wrong = ([[next(flat) for _ in answers] for answers in col] for col in lists)
     return [Encoded(*o) for o in zip(inputs, instructions, right, wrong)]
 
-# %% ../nbs/40_encode.ipynb #f9f89967
+# %% ../nbs/40_encode.ipynb #c1c31214
 def collate(
     pairs:list, # `Pair`s
     pad:int=0, # id of the padding token

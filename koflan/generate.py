@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 import koflan
 from .schema import KoflanError, features, unknown, user_errors, whole_file, write_json, write_records, write_text
 from .sources import SAMPLES, SPLITS, MissingSplit, find_mirror, forbids
-from .task import REGISTRY, Task, find_tasks
+from .task import REGISTRY, Task, find_tasks, in_notebook
 
 # %% ../nbs/30_generate.ipynb #fd44fd82
 def _sha(*paths):
@@ -56,7 +56,7 @@ def recipe(
         repo=src.repo, parts=["/".join(filter(None, o)) for o in src.parts(split)], revision=src.revision or "main", place=src.place(mirror), files=stamp,
         licence=src.licence), options=options, koflan=koflan.__version__, code=_code(cls)[:16])
 
-# %% ../nbs/30_generate.ipynb #0f371007
+# %% ../nbs/30_generate.ipynb #ae0e94e9
 def _note(out, split, name): return out/".koflan"/f"{split}.{name}.json"
 
 def build_file(
@@ -78,7 +78,7 @@ def build_file(
     write_json(entry, note)
     return entry
 
-# %% ../nbs/30_generate.ipynb #7091a054
+# %% ../nbs/30_generate.ipynb #48aa2b27
 def plan(
     tasks:list, # task classes
     splits:str|None=None, # comma-separated split names; None for all that a task has
@@ -89,7 +89,7 @@ def plan(
     if bad := [o for o in wanted if o not in (known if splits else SPLITS)]: raise KoflanError(unknown("split", bad[0], known))
     return [(cls, o) for cls in tasks for o in dict.fromkeys(wanted) if o in cls.source.splits]
 
-# %% ../nbs/30_generate.ipynb #1566e7ee
+# %% ../nbs/30_generate.ipynb #b45f6300
 def _try(cls, split, kwargs):
     "(entry, error, is the split just missing?)"
     try: return build_file(cls, split, **kwargs), None, False
@@ -100,7 +100,7 @@ def _try_named(name, split, kwargs): return _try(find_tasks(name)[0], split, kwa
 
 def _run(jobs, kwargs, num_proc):
     "Yield (task class, split, outcome) as they come."
-    apart = [o for o in jobs if num_proc > 1 and o[0].__module__ != "__main__"]
+    apart = [o for o in jobs if num_proc > 1 and not in_notebook(o[0])]
     with ProcessPoolExecutor(min(num_proc, len(apart)) or 1, mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(_try_named, cls.name, split, kwargs): (cls, split) for cls, split in apart}
         for cls, split in jobs:
@@ -108,7 +108,7 @@ def _run(jobs, kwargs, num_proc):
         for f in as_completed(futures):
             yield *futures[f], (f.result() if not f.exception() else (None, f"the worker died ({f.exception()})", False))
 
-# %% ../nbs/30_generate.ipynb #36f39817
+# %% ../nbs/30_generate.ipynb #97ca1cf9
 def _front(entries):
     splits = [o for o in SPLITS if any(e["recipe"]["split"] == o for e in entries)]
     files = [dict(split=s, path=[e["file"] for e in entries if e["recipe"]["split"] == s]) for s in splits]
@@ -122,7 +122,7 @@ def closed(
     "Tasks whose source forbids publishing what is made from it."
     return sorted({e["recipe"]["task"] for e in entries if forbids(e["recipe"]["source"]["licence"])})
 
-# %% ../nbs/30_generate.ipynb #05944900
+# %% ../nbs/30_generate.ipynb #dd41efbf
 def card(
     entries:list, # entries of a manifest
 ) -> str: # Markdown with YAML front matter
@@ -135,7 +135,7 @@ def card(
         "\n```python\nfrom datasets import load_dataset\nload_dataset(\"data\")  # 이 폴더의 경로, 또는 Hub의 이름\n```\n",
         "| 태스크 | 종류 | split | 레코드 | 원본 | 사용 허가 |", "|---|---|---|---:|---|---|", *rows, ""])
 
-# %% ../nbs/30_generate.ipynb #d47a7c18
+# %% ../nbs/30_generate.ipynb #7543f8f6
 def _entries(out):
     notes = (json.loads(o.read_text(encoding="utf-8")) for o in sorted((out/".koflan").glob("*.json")))
     order = lambda e: (SPLITS.index(e["recipe"]["split"]), e["recipe"]["task"])
@@ -148,7 +148,7 @@ def _finish(out):
     write_text(card(entries), out/"README.md")
     return entries
 
-# %% ../nbs/30_generate.ipynb #d95b4810
+# %% ../nbs/30_generate.ipynb #e160c363
 def generate(
     tasks, # task classes, or comma-separated names and globs
     output_dir="data", # where the files go
@@ -182,7 +182,7 @@ def _writable(out):
         (out/".koflan"/"writable").unlink()
     except OSError as e: raise KoflanError(f"{out}: cannot write there ({e.strerror})") from e
 
-# %% ../nbs/30_generate.ipynb #6e92ee3a
+# %% ../nbs/30_generate.ipynb #bfdc7c32
 def summary(
     entries:list, # entries built
 ) -> str: # a table
@@ -194,7 +194,7 @@ def summary(
     w = [max(len(r[i]) for r in rows) for i in range(4)]
     return "\n".join(f"{r[0]:<{w[0]}}  {r[1]:<{w[1]}}  {r[2]:>{w[2]}}  {r[3]:>{w[3]}}  {r[4]}".rstrip() for r in rows)
 
-# %% ../nbs/30_generate.ipynb #862a0588
+# %% ../nbs/30_generate.ipynb #c7fdacaa
 @call_parse
 def koflan_generate(
     tasks:str="*", # comma-separated task names or globs, as "nsmc,kobest_*"

@@ -157,7 +157,7 @@ def rank(self:RewardModel,
     if isinstance(answers, str) or not answers: raise KoflanError("answers must be a list with one answer or more")
     return sorted(map(Ranked, answers, self.score(instruction, input, answers)), key=lambda o: -o.score)
 
-# %% ../nbs/41_reward.ipynb #cda57eed
+# %% ../nbs/41_reward.ipynb #ac33d5b9
 TALLY = ("loss", "pairwise", "top1", "chance")
 
 def tally(
@@ -168,7 +168,7 @@ def tally(
     gap = np.subtract.outer(np.asarray(right, dtype=np.float64), np.asarray(wrong, dtype=np.float64))
     return float(np.logaddexp(0, -gap).mean()), float((gap > 0).mean()), float(max(right) > max(wrong)), len(right)/(len(right) + len(wrong))
 
-# %% ../nbs/41_reward.ipynb #be14177b
+# %% ../nbs/41_reward.ipynb #862f9c08
 def by_task(
     names:list, # a task name for each record
     tallies, # (records, len(TALLY))
@@ -179,7 +179,7 @@ def by_task(
     macro = table.select(pl.lit("macro").alias("task"), pl.col("n").sum(), pl.col(TALLY).mean())
     return pl.concat([table, macro])
 
-# %% ../nbs/41_reward.ipynb #370b95c3
+# %% ../nbs/41_reward.ipynb #e64507cb
 def as_text(
     table:pl.DataFrame, # of `by_task`
 ) -> str: # lines
@@ -188,7 +188,7 @@ def as_text(
     line = lambda r: f"{r['task']:<24}{r['n']:>8,}{r['top1']:>8.3f}{r['pairwise']:>10.3f}{r['chance']:>8.3f}{r['loss']:>8.3f}"
     return "\n".join([head, *map(line, table.to_dicts())])
 
-# %% ../nbs/41_reward.ipynb #e7f17607
+# %% ../nbs/41_reward.ipynb #46c8f2e9
 @patch
 def tallies(self:RewardModel,
     records:pl.DataFrame, # the columns of a record; every row with a right and a wrong answer

@@ -60,6 +60,6 @@ class CLIcK(ChoiceTask):
     name, kind, cluster = "click", "choice", "knowledge"
     source, prompts = CLICK_SOURCE, CLICK_PROMPTS
     choices, gold = "choices", "gold"
-    drops = dict(no_label=_filled("answer").is_null(), not_a_choice=pl.col("gold").is_null(), no_question=_filled("question").is_null())
+    drops = dict(not_a_choice=pl.col("gold").is_null() & _filled("answer").is_not_null(), no_question=_filled("question").is_null())
     corpus = "csat-korean"
     citation = "Kim, E. et al. (2024). CLIcK: A Benchmark Dataset of Cultural and Linguistic Intelligence in Korean. LREC-COLING 2024."

@@ -73,5 +73,3 @@ class HaeraeBench(ChoiceTask):
     drops = dict(no_choices=pl.col("choices").list.len().fill_null(0) < 2)
     corpus = "haerae-bench"
     citation = "Son, G. et al. (2023). HAE-RAE Bench: Evaluation of Korean Knowledge in Language Models. arXiv:2309.02706."
-
-    def _options(self, df, chance): return super()._options(df.drop("options"), chance)

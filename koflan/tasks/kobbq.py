@@ -54,7 +54,7 @@ class KoBBQ(ChoiceTask):
     name, kind, cluster = "kobbq", "choice", "bias"
     source, prompts = KOBBQ_SOURCE, KOBBQ_PROMPTS
     choices, gold = "choices", "gold"
-    drops = dict(no_label=pl.col("answer").is_null() | (pl.col("answer") == ""), not_a_choice=pl.col("gold").is_null(),
+    drops = dict(not_a_choice=pl.col("gold").is_null() & (pl.col("answer") != ""),
                  no_context=pl.col("context").is_null() | (pl.col("context") == ""),
                  no_question=pl.col("question").is_null() | (pl.col("question") == ""))
     corpus = "kobbq"

@@ -1,0 +1,110 @@
+"""README.md and the documentation site from the notebooks, without Quarto.
+
+    python .ci/docs.py readme [--check]   # README.md from nbs/index.ipynb
+    python .ci/docs.py site [--serve]     # the site in _docs/, links checked
+"""
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbdev.doclinks
+from nbdev.config import get_config
+from nbdev.process import NBProcessor
+from nbdev.processors import FilterDefaults, FrontmatterProc
+from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
+from nbdev.serve import proc_nbs
+
+ROOT = Path(__file__).resolve().parent.parent
+NUMBER = re.compile(r"^\d+[a-z]?_")
+REMARKS = re.compile(r"\b(lang|commonmark|keep-md|output-file)\b") # keys that smalldocs ignores, knowingly
+
+
+def cell_markdown(cell):
+    "One cell of the index as Markdown."
+    if cell.cell_type == "markdown": return cell.source.strip()
+    source = "\n".join(o for o in cell.source.splitlines() if not o.startswith("#|")).strip()
+    parts = [f"```python\n{source}\n```"] if source else []
+    for out in cell.get("outputs", []):
+        text = out.get("text") or out.get("data", {}).get("text/plain", "")
+        if text := "".join(text).rstrip(): parts.append(f"```\n{text}\n```")
+    return "\n\n".join(parts)
+
+
+def readme(check=False):
+    "Write README.md, or say whether it is in step with the index."
+    keep = ("populate_language", "strip_ansi", "hide_line", "filter_stream_", "rm_header_dash", "rm_export", "clean_magics", "hide_", "add_links")
+    procs = [FrontmatterProc, *(o for o in FilterDefaults().base_procs() if o.__name__ in keep)]
+    nb = NBProcessor(ROOT/"nbs"/"index.ipynb", procs=procs, process=True).nb
+    front = getattr(nb, "frontmatter_", {})
+    head = [f"# {front['title']}", f"> {front['description']}"] if "title" in front else []
+    body = [cell_markdown(o) for o in nb.cells if not o.source.startswith("---\n")]
+    text = "<!-- Made from nbs/index.ipynb by .ci/docs.py; edit the notebook. -->\n\n" + "\n\n".join(filter(None, [*head, *body])) + "\n"
+    path = ROOT/"README.md"
+    if not check: path.write_text(text, encoding="utf-8")
+    elif path.read_text(encoding="utf-8") != text: sys.exit("README.md is not in step with nbs/index.ipynb: run python .ci/docs.py readme")
+
+
+def plain_names(cache):
+    "Give notebooks their names without the number (smalldocs knows no `output-file`), in the sidebar too."
+    names = {}
+    for path in sorted(cache.rglob("*.ipynb")):
+        if NUMBER.match(path.name):
+            names[str(path.relative_to(cache))] = str(path.relative_to(cache).with_name(NUMBER.sub("", path.name)))
+            path.rename(path.with_name(NUMBER.sub("", path.name)))
+    sidebar = cache/"sidebar.yml"
+    text = sidebar.read_text(encoding="utf-8")
+    for old, new in names.items(): text = re.sub(rf"(?<=[- ]){re.escape(old)}$", new, text, flags=re.M)
+    sidebar.write_text(text, encoding="utf-8")
+
+
+def relative_links(site):
+    "nbdev writes absolute links to its own pages; make them work from any place, a folder too."
+    cfg = get_config()
+    base = f"{cfg.doc_host}{cfg.doc_baseurl}/"
+    for page in site.rglob("*.html"):
+        up = "../" * len(page.relative_to(site).parent.parts)
+        page.write_text(re.sub(rf'href="{re.escape(base)}', f'href="{up}', page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def broken_links(site):
+    "Internal links and images that lead nowhere."
+    bad = []
+    for page in sorted(site.rglob("*.html")):
+        for link in re.findall(r'(?:href|src)="([^"#?]+)', page.read_text(encoding="utf-8")):
+            if re.match(r"[a-z]+:|//", link): continue
+            target = (site/link.lstrip("/") if link.startswith("/") else page.parent/link).resolve()
+            if not (target.is_file() or (target/"index.html").is_file()): bad.append(f"{page.relative_to(site)} -> {link}")
+    return bad
+
+
+def site(serve=False):
+    "Build the site into _docs/."
+    os.chdir(ROOT)
+    refresh_quarto_yml()
+    nbdev.doclinks._build_modidx()
+    nbdev_sidebar.__wrapped__()
+    shutil.rmtree(ROOT/"_proc", ignore_errors=True)
+    cache = proc_nbs(n_workers=2, force=True)
+    plain_names(cache)
+    subprocess.run([sys.executable, "-m", "smalldocs", "render", "--quiet", str(cache)], check=True)
+    out, made = ROOT/get_config().doc_path.name, cache/get_config().doc_path.name
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.move(made, out)
+    relative_links(out)
+    bad = broken_links(out)
+    if bad: sys.exit("links that lead nowhere:\n" + "\n".join(bad[:40]))
+    print(f"{len(list(out.rglob('*.html')))} pages in {out.name}/")
+    if serve: subprocess.run([sys.executable, "-m", "http.server", "--directory", str(out), "8000"])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["readme", "site"])
+    parser.add_argument("--check", action="store_true", help="readme: compare, write nothing")
+    parser.add_argument("--serve", action="store_true", help="site: serve it on http://localhost:8000 afterwards")
+    args = parser.parse_args()
+    readme(args.check) if args.what == "readme" else site(args.serve)
