@@ -20,7 +20,7 @@ from nbdev.serve import proc_nbs
 
 ROOT = Path(__file__).resolve().parent.parent
 NUMBER = re.compile(r"^\d+[a-z]?_")
-REMARKS = re.compile(r"\b(lang|commonmark|keep-md|output-file)\b") # keys that smalldocs ignores, knowingly
+REMARKS = re.compile(r"\b(lang|output-file)\b") # keys that smalldocs ignores, knowingly
 
 
 def cell_markdown(cell):
@@ -70,6 +70,13 @@ def relative_links(site):
         page.write_text(re.sub(rf'href="{re.escape(base)}', f'href="{up}', page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
+def no_web_fonts(site):
+    "Themes import fonts from the web; the site shall ask nobody for anything."
+    for sheet in site.rglob("*.css"):
+        text = sheet.read_text(encoding="utf-8")
+        sheet.write_text(re.sub(r"@import\s*(?:url\()?[\"']?https?:[^;]*;", "", text), encoding="utf-8")
+
+
 def broken_links(site):
     "Internal links and images that lead nowhere."
     bad = []
@@ -90,11 +97,14 @@ def site(serve=False):
     shutil.rmtree(ROOT/"_proc", ignore_errors=True)
     cache = proc_nbs(n_workers=2, force=True)
     plain_names(cache)
-    subprocess.run([sys.executable, "-m", "smalldocs", "render", "--quiet", str(cache)], check=True)
+    done = subprocess.run([Path(sys.executable).with_name("smalldocs"), "render", "--quiet", cache], capture_output=True, text=True)
+    print("".join(o for o in done.stderr.splitlines(keepends=True) if not REMARKS.search(o)), end="", file=sys.stderr)
+    done.check_returncode()
     out, made = ROOT/get_config().doc_path.name, cache/get_config().doc_path.name
     shutil.rmtree(out, ignore_errors=True)
     shutil.move(made, out)
     relative_links(out)
+    no_web_fonts(out)
     bad = broken_links(out)
     if bad: sys.exit("links that lead nowhere:\n" + "\n".join(bad[:40]))
     print(f"{len(list(out.rglob('*.html')))} pages in {out.name}/")

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 
 import polars as pl
-from fastcore.script import Param, call_parse
+from fastcore.script import call_parse
 
 from .reward import RewardModel, as_text, by_task
 from .schema import KoflanError, load_records, user_errors, whole_file
@@ -68,7 +68,7 @@ def evaluate(
 # %% ../nbs/50_evaluate.ipynb #d8fccccf
 @call_parse
 def koflan_evaluate(
-    model_name_or_path:Param("checkpoint: a folder, or owner/name on the Hub", str, opt=True, required=True),
+    model_name_or_path:str=None, # checkpoint: a folder, or owner/name on the Hub
     dataset:str="data", # data folder, or owner/name on the Hub
     split:str="test", # its split
     max_samples:int=None, # records of each task at most
@@ -77,6 +77,7 @@ def koflan_evaluate(
 ):
     "Measure a reward model on every task of a data set."
     with user_errors("koflan_evaluate"):
+        if not model_name_or_path: raise KoflanError("--model_name_or_path is missing: a checkpoint folder, or owner/name on the Hub")
         records = load_records(dataset, split)
         results = evaluate(RewardModel.from_pretrained(model_name_or_path, max_length=max_length), records, max_samples)
         results.write_csv(output_csv)

@@ -49,6 +49,7 @@ def forbids(
     "Does a licence keep us from publishing what is made from the data?"
     return bool({"nd", "nc", "proprietary", "unknown", ""} & set(licence.lower().split("-")))
 
+# %% ../nbs/03_sources.ipynb #6654939c
 class HubSource:
     "One configuration of a dataset repository on the Hugging Face Hub."
     def __init__(self,
@@ -71,31 +72,34 @@ class HubSource:
 
     def __repr__(self): return f"HubSource({self.repo}{'/' + self.config if self.config else ''}: {', '.join(self.splits)})"
 
-    @property
-    def fields(self) -> tuple:
-        "The columns that a row has: those read, those derived, and `_config`."
-        return (*self.columns, *self.derive, "_config")
+# %% ../nbs/03_sources.ipynb #41abf382
+@patch(as_prop=True)
+def derivable(self:HubSource) -> bool:
+    "May data made from it be published?"
+    return not forbids(self.licence)
 
-    def parts(self,
-        split:str, # koflan's split name
-    ) -> list: # (config, split of the source) pairs
-        "What a split is made of."
-        if split not in self.splits: raise SourceError(f"{self.repo}: {unknown('split', split, self.splits)}")
-        return [(config or self.config, name) for config, _, name in (o.rpartition("/") for o in self.splits[split].split("+"))]
+@patch(as_prop=True)
+def fields(self:HubSource) -> tuple:
+    "The columns that a row has: those read, those derived, and `_config`."
+    return (*self.columns, *self.derive, "_config")
 
-    def names_of(self,
-        column:str, # a label column
-    ) -> tuple: # its label names
-        "The label names of a column; `SourceError` when none are declared."
-        if column not in self.names: raise SourceError(f"{self.repo}: {unknown('label column', column, self.names)}")
-        return tuple(self.names[column])
+@patch
+def parts(self:HubSource,
+    split:str, # koflan's split name
+) -> list: # (config, split of the source) pairs
+    "What a split is made of."
+    if split not in self.splits: raise SourceError(f"{self.repo}: {unknown('split', split, self.splits)}")
+    return [(config or self.config, name) for config, _, name in (o.rpartition("/") for o in self.splits[split].split("+"))]
 
-    @property
-    def derivable(self) -> bool:
-        "May data made from it be published?"
-        return not forbids(self.licence)
+@patch
+def names_of(self:HubSource,
+    column:str, # a label column
+) -> tuple: # its label names
+    "The label names of a column; `SourceError` when none are declared."
+    if column not in self.names: raise SourceError(f"{self.repo}: {unknown('label column', column, self.names)}")
+    return tuple(self.names[column])
 
-# %% ../nbs/03_sources.ipynb #b888c6b9
+# %% ../nbs/03_sources.ipynb #51fddfc2
 @patch
 def _read_samples(self:HubSource, config, split):
     path = SAMPLES/self.repo/f"{config or 'default'}.jsonl"
@@ -105,7 +109,7 @@ def _read_samples(self:HubSource, config, split):
     if out.is_empty(): raise MissingSplit(f"{path.relative_to(SAMPLES.parent)} has no row of split {split!r}")
     return out, {}
 
-# %% ../nbs/03_sources.ipynb #0a90fd75
+# %% ../nbs/03_sources.ipynb #ea7ed0b9
 def _builder(path, config):
     import datasets
     if not sys.stderr.isatty(): datasets.disable_progress_bars()
@@ -116,7 +120,7 @@ def _builder(path, config):
         raise SourceError(f"{path}: {str(e).splitlines()[0]}") from e
     except Exception as e: raise SourceError(f"{path}: {str(e).splitlines()[0]}") from e
 
-# %% ../nbs/03_sources.ipynb #6c680d12
+# %% ../nbs/03_sources.ipynb #8c8620de
 @patch
 def _read_folder(self:HubSource, path, config, split):
     builder = _builder(path, config)
@@ -133,7 +137,7 @@ def _read_folder(self:HubSource, path, config, split):
 
 def _from_dataset(ds): return pl.from_arrow(ds.with_format("arrow")[:]), ds.features
 
-# %% ../nbs/03_sources.ipynb #cfbef4ec
+# %% ../nbs/03_sources.ipynb #76fdf907
 CONVERTED = "refs/convert/parquet"
 
 @patch
@@ -156,7 +160,7 @@ def _read_converted(self:HubSource, config, split):
     try: return _from_dataset(load_dataset("parquet", data_files={split: url}, split=split))
     except Exception as e: raise SourceError(f"{self.repo}: its main branch is a loading script and {CONVERTED} is not to be had ({type(e).__name__})") from e
 
-# %% ../nbs/03_sources.ipynb #a5bcc68a
+# %% ../nbs/03_sources.ipynb #4cc9dff1
 def _number(col, dtype, names):
     "A label expression as 0, 1, 2...; -1 and null mean no label."
     if dtype == pl.String: return col.replace_strict(list(names), range(len(names)), return_dtype=pl.Int64)
@@ -177,7 +181,7 @@ def _labels(self:HubSource, df, features):
         df = df.with_columns(pl.col(col).list.eval(number) if df[col].dtype == pl.List else number)
     return df
 
-# %% ../nbs/03_sources.ipynb #0185ce90
+# %% ../nbs/03_sources.ipynb #e8f0d7eb
 @patch
 def _seam(self:HubSource, df, features):
     if missing := [o for o in self.columns if o not in df.columns]: raise SourceError(f"{self.repo}: {unknown('column', missing[0], df.columns)}")
@@ -186,7 +190,7 @@ def _seam(self:HubSource, df, features):
              for o, t in df.schema.items() if t in (pl.String, pl.List(pl.String))]
     return df.with_columns(texts)
 
-# %% ../nbs/03_sources.ipynb #fb05ae02
+# %% ../nbs/03_sources.ipynb #1beb83ce
 CARVED = .1 # share of the rows held out as test
 
 @patch
@@ -196,7 +200,7 @@ def _carved(self:HubSource, df, split):
     held = mix(first.astype(np.uint64) ^ np.uint64(key("carve", self.repo))) < np.uint64(int(CARVED * 2**64))
     return df.filter(pl.Series(held if split == "test" else ~held))
 
-# %% ../nbs/03_sources.ipynb #6e16016a
+# %% ../nbs/03_sources.ipynb #5972e177
 @patch
 def place(self:HubSource,
     mirror:str|None=None, # as for `find_mirror`

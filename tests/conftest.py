@@ -1,0 +1,42 @@
+"What the end-to-end tests share: the commands as a user runs them, and the real rows where they are."
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MIRROR = Path(os.environ.get("KOFLAN_TEST_MIRROR", ROOT.parent/"shared"/"hub"))
+
+
+def pytest_configure(config): config.addinivalue_line("markers", "mirror: needs real rows in ../shared/hub")
+
+
+def command(*args, cwd=None, ok=True, **env):
+    "Run `python -m koflan.NAME ...` offline; returns the finished process."
+    environ = {k: v for k, v in os.environ.items() if k != "KOFLAN_HUB_MIRROR"} | dict(HF_HUB_OFFLINE="1") | env
+    done = subprocess.run([sys.executable, "-m", *map(str, args)], cwd=cwd, env=environ, capture_output=True, text=True)
+    assert not ok or done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def records(path): return [json.loads(o) for o in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def files(folder): return {str(o.relative_to(folder)): o.read_bytes() for o in sorted(Path(folder).rglob("*")) if o.is_file() and ".koflan" not in o.parts}
+
+
+@pytest.fixture(scope="session")
+def mirror():
+    if not MIRROR.is_dir(): pytest.skip(f"no mirror at {MIRROR}")
+    return MIRROR
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    "A small data folder from the packaged samples."
+    out = tmp_path_factory.mktemp("built")/"data"
+    command("koflan.generate", "--tasks", "nsmc,kobest_copa,unsmile", "--hub_mirror", "samples", "--output_dir", out)
+    return out

@@ -1,0 +1,126 @@
+"The command line from outside: same bytes, clear errors, killed and resumed."
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, command, files, records
+
+
+def generate(out, *args, **kw): return command("koflan.generate", "--hub_mirror", "samples", "--output_dir", out, *args, **kw)
+
+
+def test_same_bytes_for_any_number_of_processes(tmp_path):
+    generate(tmp_path/"one", "--tasks", "nsmc,k*_re,unsmile", "--max_instance_per_task", 10)
+    once = files(tmp_path/"one")
+    generate(tmp_path/"four", "--tasks", "nsmc,k*_re,unsmile", "--max_instance_per_task", 10, "--num_proc", 4)
+    generate(tmp_path/"one", "--tasks", "nsmc,k*_re,unsmile", "--max_instance_per_task", 10)
+    assert files(tmp_path/"four") == once == files(tmp_path/"one")
+    for split in ("train", "test"):
+        rows = records(tmp_path/"one"/split/"nsmc.jsonl")
+        assert len({json.dumps({k: r[k] for k in ("instruction", "input", "positives", "negatives")}) for r in rows}) == len(rows) == min(10, 8 if split == "test" else 10)
+    generate(tmp_path/"other", "--tasks", "nsmc", "--max_instance_per_task", 10, "--seed", 7)
+    assert files(tmp_path/"other")["train/nsmc.jsonl"] != once["train/nsmc.jsonl"]
+
+
+@pytest.mark.parametrize("args, code, says", [
+    (["koflan.generate", "--tasks", "nsmd"], 2, "unknown task 'nsmd'; did you mean 'nsmc'?"),
+    (["koflan.generate", "--tasks", "kobset_*"], 2, "did you mean 'kobest_*'?"),
+    (["koflan.generate", "--tasks", "nsmc", "--splits", "dev"], 2, "unknown split 'dev'"),
+    (["koflan.generate", "--tasks", "nsmc", "--hub_mirror", "/nowhere"], 2, "mirror /nowhere: not a readable folder"),
+    (["koflan.generate", "--tasks", "nsmc", "--hub_mirror", "samples", "--max_instance_per_task", "0"], 2, "want 1 or more"),
+    (["koflan.tasks", "nsmd"], 2, "unknown task 'nsmd'"),
+    (["koflan.evaluate", "--model_name_or_path", "/no/checkpoint", "--dataset", "DATA"], 2, "checkpoint /no/checkpoint: no such folder"),
+    (["koflan.evaluate", "--model_name_or_path", "x/y", "--dataset", "/no/data"], 2, "dataset /no/data: no such folder"),
+    (["koflan.reward_trainer", "--do_train", "--from_scratch", "--dataset", "NO_POSITIVES", "--output_dir", "OUT"], 2, "no column 'positives'"),
+    (["koflan.reward_trainer", "--do_train", "--model_name_or_path", "/no/checkpoint", "--dataset", "DATA", "--output_dir", "OUT"], 2, "checkpoint /no/checkpoint"),
+    (["koflan.reward_trainer", "--do_train", "--nonsense", "1", "--output_dir", "OUT"], 2, "--nonsense"),
+    (["koflan.push_to_hub", "/no/data", "me/data"], 2, "/no/data: no such folder"),
+    (["koflan.push_to_hub", "DATA", "me/data", "--public"], 2, "the sources of unsmile forbid publishing"),
+])
+def test_bad_input(args, code, says, data, tmp_path):
+    "One clear line, an exit code, and nothing left behind."
+    (tmp_path/"bare").mkdir()
+    (tmp_path/"bare"/"train.jsonl").write_text('{"instruction": "?", "input": "", "negatives": []}\n')
+    names = dict(DATA=data, NO_POSITIVES=tmp_path/"bare", OUT=tmp_path/"out")
+    (tmp_path/"cwd").mkdir()
+    done = command(*(names.get(o, o) for o in args), cwd=tmp_path/"cwd", ok=False)
+    assert done.returncode == code, done.stderr
+    line, = [o for o in done.stderr.splitlines() if says in o]
+    assert "Traceback" not in done.stderr and len(line) < 400
+    assert not list((tmp_path/"cwd").rglob("*")) and not (tmp_path/"out").exists()
+
+
+def test_a_broken_source_leaves_the_others(tmp_path):
+    repo = tmp_path/"hub"/"e9t"/"nsmc"/"data"
+    repo.mkdir(parents=True)
+    (repo/"train-00000-of-00001.parquet").write_bytes(b"PAR1 not a parquet file")
+    done = command("koflan.generate", "--tasks", "nsmc,apeach", "--splits", "train", "--hub_mirror", tmp_path/"hub", "--output_dir", tmp_path/"data", ok=False)
+    assert done.returncode == 1 and "nsmc train failed" in done.stderr and "apeach train failed" in done.stderr
+    assert not [o for o in (tmp_path/"data").rglob("*") if o.is_file()]
+
+
+def test_light_imports():
+    trace = subprocess.run([sys.executable, "-X", "importtime", "-c", "import koflan.tasks"], capture_output=True, text=True, check=True).stderr
+    loaded = {o.rsplit("|", 1)[-1].strip() for o in trace.splitlines()}
+    assert "koflan.tasks" in loaded and not loaded & {"torch", "transformers", "datasets"}
+
+
+def test_load_dataset_reads_the_folder(data, tmp_path):
+    import datasets
+    held = datasets.load_dataset(str(data), cache_dir=str(tmp_path))
+    assert {"train", "test"} <= set(held)
+    assert held["train"].features["negatives"] == datasets.List(datasets.Value("string"))
+    assert held["train"].num_rows == sum(len(records(o)) for o in (data/"train").glob("*.jsonl"))
+
+
+def test_push_dry_run(data):
+    done = command("koflan.push_to_hub", data, "me/data", "--dry_run")
+    assert "dataset me/data, private" in done.stdout and "train/nsmc.jsonl" in done.stdout and "configs:" in done.stdout
+
+
+def train_args(data, out, checkpoint=None):
+    start = ["--model_name_or_path", checkpoint] if checkpoint else ["--from_scratch", "--hidden_size", "32", "--vocab_size", "800"]
+    return ["koflan.reward_trainer", "--do_train", "--do_eval", "--project", "ko-flan", "--run_name", "test", *start, "--dataset", data, "--logging_steps", "500",
+            "--per_device_train_batch_size", "8", "--num_train_epochs", "2", "--save_strategy", "epoch", "--evaluation_strategy", "epoch", "--output_dir", out]
+
+
+def test_train_killed_and_resumed(data, tmp_path):
+    "The command of the design, from a local checkpoint; killed after its first epoch, then run again."
+    command(*train_args(data, tmp_path/"first"), ok=True)
+    args = [str(o) for o in train_args(data, tmp_path/"second", tmp_path/"first"/"test")]
+    run = subprocess.Popen([sys.executable, "-m", *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    until = time.time() + 120
+    while not list((tmp_path/"second"/"test").glob("checkpoint-*/trainer_state.json")) and run.poll() is None and time.time() < until: time.sleep(.002)
+    assert run.poll() is None, "it ended before it could be killed"
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    done = command(*args)
+    assert "resuming from" in done.stderr and "checkpoint-" in done.stderr
+    state = json.loads((tmp_path/"second"/"test"/"trainer_state.json").read_text())
+    assert state["epoch"] == 2 and len([o for o in state["log_history"] if "eval_loss" in o]) == 2
+    assert {"nsmc", "kobest_copa", "unsmile", "macro"} <= {o.split()[0] for o in done.stdout.splitlines() if o.strip()}
+    check_checkpoint(tmp_path/"second"/"test", data)
+
+
+def check_checkpoint(folder, data):
+    "Evaluates, and gives the pipeline's scores."
+    from transformers import pipeline
+
+    from koflan.encode import prompt_text
+    from koflan.reward import RewardModel
+    command("koflan.evaluate", "--model_name_or_path", folder, "--dataset", data, "--output_csv", folder/"e.csv")
+    assert (folder/"e.csv").read_text().count("\n") == 5
+    model, pipe = RewardModel.from_pretrained(folder, device="cpu"), pipeline("text-classification", str(folder), device="cpu")
+    for r in records(data/"test"/"nsmc.jsonl"):
+        ours = model.score(r["instruction"], r["input"], r["positives"])[0]
+        theirs = pipe({"text": prompt_text(r["instruction"], r["input"]), "text_pair": r["positives"][0]})["score"]
+        assert abs(ours - theirs) < 1e-4
+
+
+def test_commands_answer_help():
+    for name in ("generate", "tasks", "evaluate", "push_to_hub", "demo", "reward_trainer"):
+        assert "usage" in command(f"koflan.{name}", "--help", cwd=ROOT).stdout

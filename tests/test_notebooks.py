@@ -1,0 +1,70 @@
+"The notebooks as a whole: floors, lengths, names shown, no machine paths (../shared/STYLE.md)."
+import ast
+import json
+import re
+import statistics
+from pathlib import Path
+
+from conftest import ROOT
+
+NOTEBOOKS = {p: json.loads(p.read_text(encoding="utf-8")) for p in sorted((ROOT/"nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts}
+FLOORS = ["chance", "schema", "korean", "prompts", "sources", "task", "shapes", "check", "tasks", "generate", "encode", "reward", "reward_trainer", "evaluate", "push_to_hub", "demo"]
+
+
+def source(cell): return "".join(cell["source"])
+def exported(nb): return [source(c) for c in nb["cells"] if c["cell_type"] == "code" and re.search(r"^#\|\s*exports?\b", source(c), re.M)]
+def code_lines(text): return [o for o in text.splitlines() if o.strip() and not o.startswith("#|")]
+
+
+def imports(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module: yield node.module
+        elif isinstance(node, ast.Import): yield from (o.name for o in node.names)
+
+
+def test_imports_point_down():
+    for path in sorted((ROOT/"koflan").rglob("*.py")):
+        name = path.relative_to(ROOT/"koflan").with_suffix("").parts
+        if name[0] not in FLOORS: continue
+        here, found = FLOORS.index(name[0]), set(imports(ast.parse(path.read_text(encoding="utf-8"))))
+        for o in (o.split(".")[1] for o in found if o.startswith("koflan.")): assert FLOORS.index(o) <= here, f"{path.name} imports koflan.{o}"
+        if name[0] == "tasks" and not name[1].startswith("_"): assert not any(o.startswith("koflan.tasks") for o in found), f"{path.name} imports a task"
+        if here < FLOORS.index("encode"): assert not {o.split(".")[0] for o in found} & {"torch", "transformers"}, path.name
+
+
+def test_lengths_of_exported_cells():
+    lengths = sorted(len(code_lines(o)) for nb in NOTEBOOKS.values() for o in exported(nb))
+    assert statistics.median(lengths) <= 10 and lengths[int(.9*len(lengths))] <= 20 and lengths[-1] <= 40, (statistics.median(lengths), lengths[-10:])
+
+
+def test_no_cell_mixes_imports_and_definitions():
+    for path, nb in NOTEBOOKS.items():
+        for o in exported(nb): assert not (re.search(r"^(import|from) ", o, re.M) and re.search(r"^(def|class) ", o, re.M)), f"{path.name}: {o[:60]}"
+
+
+def test_public_names_are_shown_soon():
+    "At least 90 % of public names stand in a cell within three of their definition, or in one of the next three that are not exported."
+    shown = []
+    for path, nb in NOTEBOOKS.items():
+        cells = [source(c) for c in nb["cells"] if c["cell_type"] == "code"]
+        for i, text in enumerate(cells):
+            if not re.search(r"^#\|\s*exports?\b", text, re.M): continue
+            later = [o for o in cells[i + 1:] if not re.search(r"^#\|\s*export", o, re.M)][:3]
+            for name in re.findall(r"^(?:def|class) ([A-Za-z]\w*)", text, re.M): shown.append((f"{path.name}:{name}", any(re.search(rf"\b{name}\b", o) for o in later + cells[i + 1:i + 4])))
+    assert sum(ok for _, ok in shown) >= .9*len(shown), [n for n, ok in shown if not ok]
+
+
+def test_saved_outputs():
+    for path, nb in NOTEBOOKS.items():
+        assert path.stat().st_size < 150_000, path.name
+        for out in (o for c in nb["cells"] for o in c.get("outputs", [])):
+            text = json.dumps(out, ensure_ascii=False)
+            assert out["output_type"] != "error" and not re.search(r"/(root|work|home|tmp)/", text), f"{path.name}: {text[:200]}"
+
+
+def test_every_task_notebook_checks_its_tasks():
+    for path, nb in NOTEBOOKS.items():
+        if path.parent.name != "tasks" or path.name[0].isdigit(): continue
+        names = [o for text in exported(nb) for o in re.findall(r"^class (\w+)\(", text, re.M) if re.search(r"^    name,|^    name =", text, re.M)]
+        said = "\n".join(source(c) for c in nb["cells"] if c["cell_type"] == "code")
+        for o in names: assert re.search(rf"check_task\({o}\)|check_task\(o\) for o in \([^)]*\b{o}\b", said), f"{path.name}: no check_task({o})"

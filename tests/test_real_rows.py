@@ -1,0 +1,96 @@
+"Every task that the mirror holds, on its real rows; the rules are written here a second time, on purpose."
+import json
+import re
+from collections import Counter
+
+import polars as pl
+import pytest
+from conftest import command, files, records
+
+pytestmark = pytest.mark.mirror
+COUNTS = {"binary": ((1, 1), (1, 1)), "multiclass": ((1, 1), (1, 99)), "multilabel": ((1, 99), (1, 99)), "mrc": ((1, 1), (1, 99)), "choice": ((1, 1), (1, 99))}
+
+
+def held(mirror):
+    from koflan.task import find_tasks
+    return [cls.name for cls in find_tasks("*") if (mirror/cls.source.repo).is_dir()]
+
+
+@pytest.fixture(scope="module")
+def built(mirror, tmp_path_factory):
+    out = tmp_path_factory.mktemp("real")/"data"
+    done = command("koflan.generate", "--tasks", "nsmc,apeach,unsmile,korquad_v1,kobest_copa", "--output_dir", out, KOFLAN_HUB_MIRROR=str(mirror))
+    assert "korquad_v1 train is not there" in done.stderr
+    return out
+
+
+def check_records(rows, kind):
+    (pos_low, pos_high), (neg_low, neg_high) = COUNTS[kind]
+    for r in rows:
+        pos, neg = r["positives"], r["negatives"]
+        assert pos_low <= len(pos) <= pos_high and neg_low <= len(neg) <= neg_high, r
+        assert not set(pos) & set(neg) and len(set(pos)) == len(pos) and len(set(neg)) == len(neg), r
+        assert all(o.strip() for o in (r["instruction"], r["input"], *pos, *neg)), r
+        assert not re.search(r"\{[A-Za-z_가-힣]+(:[가-힣/]+)?\}", r["instruction"]), r
+    assert len({r["id"] for r in rows}) == len(rows)
+
+
+def test_every_record(built):
+    manifest = json.loads((built/"manifest.json").read_text(encoding="utf-8"))
+    assert len(manifest["files"]) == 10
+    for e in manifest["files"]:
+        rows = records(built/e["file"])
+        check_records(rows, e["kind"])
+        assert len(rows) == e["kept"] == e["rows"] - sum(e["dropped"].values())
+
+
+def test_rows_are_the_sources(built, mirror):
+    manifest = {e["file"]: e["rows"] for e in json.loads((built/"manifest.json").read_text(encoding="utf-8"))["files"]}
+    assert manifest["train/nsmc.jsonl"] == len(pl.read_parquet(mirror/"e9t"/"nsmc"/"data"/"train-*.parquet")) == 150_000
+    assert manifest["test/unsmile.jsonl"] == len(pl.read_parquet(mirror/"smilegate-ai"/"kor_unsmile"/"data"/"valid-*.parquet"))
+    assert manifest["validation/kobest_copa.jsonl"] == 500
+
+
+def test_copa_gold_follows_the_label(built, mirror):
+    for split in ("train", "validation", "test"):
+        source = pl.read_parquet(mirror/"skt"/"kobest_v1"/"copa"/f"{split}-*.parquet").to_dicts()
+        for r in records(built/split/"kobest_copa.jsonl"):
+            row = source[int(r["id"].rsplit("-", 1)[1])]
+            choices = [row["alternative_1"].strip(), row["alternative_2"].strip()]
+            assert (r["positives"], r["negatives"]) == ([choices[row["label"]]], [choices[1 - row["label"]]])
+            assert row["premise"].strip() in r["input"]
+
+
+def test_span_negatives_keep_apart(built):
+    bare = lambda o: re.sub(r"[\W_]+", "", o.lower())
+    for r in records(built/"test"/"korquad_v1.jsonl"):
+        right = bare(r["positives"][0])
+        assert all(right not in bare(o) and bare(o) not in right for o in r["negatives"]), r
+
+
+def test_templates_are_used_evenly(built):
+    from koflan.tasks import NSMC
+    rows = records(built/"train"/"nsmc.jsonl")
+    counts, n = Counter(r["template"] for r in rows), len(NSMC.prompts)
+    assert len(counts) == n
+    assert sum((c - len(rows)/n)**2 / (len(rows)/n) for c in counts.values()) < 40 # chi-squared, 12 degrees, far beyond 99.9 %
+
+
+def test_caps_lie_inside_each_other(mirror, tmp_path):
+    for cap in (100, 500):
+        command("koflan.generate", "--tasks", "nsmc,kobest_copa", "--max_instance_per_task", cap, "--output_dir", tmp_path/str(cap), KOFLAN_HUB_MIRROR=str(mirror))
+    for name in ("train/nsmc.jsonl", "test/kobest_copa.jsonl"):
+        few, more = ((tmp_path/str(cap)/name).read_text(encoding="utf-8").splitlines() for cap in (100, 500))
+        assert len(few) == 100 and len(more) == 500 and set(few) < set(more)
+
+
+def test_all_tasks_of_the_mirror(mirror, tmp_path):
+    "All that it holds is built, by two processes as by one; every record keeps the rules."
+    names = ",".join(held(mirror))
+    for proc in (1, 2):
+        command("koflan.generate", "--tasks", names, "--max_instance_per_task", 2000, "--num_proc", proc, "--output_dir", tmp_path/str(proc), KOFLAN_HUB_MIRROR=str(mirror))
+    assert files(tmp_path/"1") == files(tmp_path/"2")
+    for e in json.loads((tmp_path/"1"/"manifest.json").read_text(encoding="utf-8"))["files"]:
+        rows = records(tmp_path/"1"/e["file"])
+        check_records(rows, e["kind"])
+        assert len(rows) == e["kept"] == e["rows"] - sum(e["dropped"].values())
