@@ -72,7 +72,7 @@ class HubSource:
 
     def __repr__(self): return f"HubSource({self.repo}{'/' + self.config if self.config else ''}: {', '.join(self.splits)})"
 
-# %% ../nbs/03_sources.ipynb #41abf382
+# %% ../nbs/03_sources.ipynb #e092776c
 @patch(as_prop=True)
 def derivable(self:HubSource) -> bool:
     "May data made from it be published?"
@@ -99,7 +99,7 @@ def names_of(self:HubSource,
     if column not in self.names: raise SourceError(f"{self.repo}: {unknown('label column', column, self.names)}")
     return tuple(self.names[column])
 
-# %% ../nbs/03_sources.ipynb #51fddfc2
+# %% ../nbs/03_sources.ipynb #69c654b1
 @patch
 def _read_samples(self:HubSource, config, split):
     path = SAMPLES/self.repo/f"{config or 'default'}.jsonl"
@@ -109,7 +109,7 @@ def _read_samples(self:HubSource, config, split):
     if out.is_empty(): raise MissingSplit(f"{path.relative_to(SAMPLES.parent)} has no row of split {split!r}")
     return out, {}
 
-# %% ../nbs/03_sources.ipynb #ea7ed0b9
+# %% ../nbs/03_sources.ipynb #32ab7606
 def _builder(path, config):
     import datasets
     if not sys.stderr.isatty(): datasets.disable_progress_bars()
@@ -120,7 +120,7 @@ def _builder(path, config):
         raise SourceError(f"{path}: {str(e).splitlines()[0]}") from e
     except Exception as e: raise SourceError(f"{path}: {str(e).splitlines()[0]}") from e
 
-# %% ../nbs/03_sources.ipynb #8c8620de
+# %% ../nbs/03_sources.ipynb #2dbfa430
 @patch
 def _read_folder(self:HubSource, path, config, split):
     builder = _builder(path, config)
@@ -137,7 +137,7 @@ def _read_folder(self:HubSource, path, config, split):
 
 def _from_dataset(ds): return pl.from_arrow(ds.with_format("arrow")[:]), ds.features
 
-# %% ../nbs/03_sources.ipynb #76fdf907
+# %% ../nbs/03_sources.ipynb #d7c47de9
 CONVERTED = "refs/convert/parquet"
 
 @patch
@@ -160,7 +160,7 @@ def _read_converted(self:HubSource, config, split):
     try: return _from_dataset(load_dataset("parquet", data_files={split: url}, split=split))
     except Exception as e: raise SourceError(f"{self.repo}: its main branch is a loading script and {CONVERTED} is not to be had ({type(e).__name__})") from e
 
-# %% ../nbs/03_sources.ipynb #4cc9dff1
+# %% ../nbs/03_sources.ipynb #74f25482
 def _number(col, dtype, names):
     "A label expression as 0, 1, 2...; -1 and null mean no label."
     if dtype == pl.String: return col.replace_strict(list(names), range(len(names)), return_dtype=pl.Int64)
@@ -181,7 +181,7 @@ def _labels(self:HubSource, df, features):
         df = df.with_columns(pl.col(col).list.eval(number) if df[col].dtype == pl.List else number)
     return df
 
-# %% ../nbs/03_sources.ipynb #e8f0d7eb
+# %% ../nbs/03_sources.ipynb #49c95305
 @patch
 def _seam(self:HubSource, df, features):
     if missing := [o for o in self.columns if o not in df.columns]: raise SourceError(f"{self.repo}: {unknown('column', missing[0], df.columns)}")
@@ -190,7 +190,7 @@ def _seam(self:HubSource, df, features):
              for o, t in df.schema.items() if t in (pl.String, pl.List(pl.String))]
     return df.with_columns(texts)
 
-# %% ../nbs/03_sources.ipynb #1beb83ce
+# %% ../nbs/03_sources.ipynb #bad20720
 CARVED = .1 # share of the rows held out as test
 
 @patch
@@ -200,7 +200,7 @@ def _carved(self:HubSource, df, split):
     held = mix(first.astype(np.uint64) ^ np.uint64(key("carve", self.repo))) < np.uint64(int(CARVED * 2**64))
     return df.filter(pl.Series(held if split == "test" else ~held))
 
-# %% ../nbs/03_sources.ipynb #5972e177
+# %% ../nbs/03_sources.ipynb #f84b6599
 @patch
 def place(self:HubSource,
     mirror:str|None=None, # as for `find_mirror`
