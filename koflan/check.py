@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['MIN_PROMPTS', 'CheckError', 'check_task']
 
-# %% ../nbs/06_check.ipynb #b67385f8
+# %% ../nbs/06_check.ipynb #256c980e
+import importlib
+
 import polars as pl
 
 from .prompts import check_fields, lint
 from .schema import KoflanError, problems
-from .task import Task
+from .task import REGISTRY, Task
 
 # %% ../nbs/06_check.ipynb #bf998c44
 class CheckError(KoflanError):
@@ -29,7 +31,13 @@ def _declaration(cls):
     if not cls.citation: out.append("no citation")
     try: check_fields(cls.prompts, cls.source.fields)
     except KoflanError as e: out.append(str(e))
-    return out + [f"{t.text!r}: {o}" for t in cls.prompts for o in lint(t.text)]
+    return out + [f"{t.text!r}: {o}" for t in cls.prompts for o in lint(t.text)] + _copied(cls)
+
+def _copied(cls):
+    "Lists of instructions that another task has word for word."
+    importlib.import_module("koflan.tasks")
+    others = {ask.instructions: o.name for o in REGISTRY.values() if o.name != cls.name and o.prompts for ask in o.prompts.asks if len(ask.instructions) > 1}
+    return [f"its instructions {ask.instructions[0]!r}... are those of {others[ask.instructions]}" for ask in cls.prompts.asks if ask.instructions in others]
 
 # %% ../nbs/06_check.ipynb #ea8234da
 def _reach(cls, frames):

@@ -255,7 +255,7 @@ def find_tasks(
         found |= hit
     return [REGISTRY[o] for o in sorted(found)]
 
-# %% ../nbs/04_task.ipynb #5c21a2b2
+# %% ../nbs/04_task.ipynb #fd18265c
 @patch(cls_method=True)
 def describe(cls:Task) -> dict: # str values
     "What a list of tasks says about this one."

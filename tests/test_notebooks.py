@@ -68,3 +68,11 @@ def test_every_task_notebook_checks_its_tasks():
         names = [o for text in exported(nb) for o in re.findall(r"^class (\w+)\(", text, re.M) if re.search(r"^    name,|^    name =", text, re.M)]
         said = "\n".join(source(c) for c in nb["cells"] if c["cell_type"] == "code")
         for o in names: assert re.search(rf"check_task\({o}\)|check_task\(o\) for o in \([^)]*\b{o}\b", said), f"{path.name}: no check_task({o})"
+
+
+def test_the_gallery_is_fresh():
+    "Its saved page is what the registry says now."
+    from koflan.task import find_tasks
+    from koflan.tasks.__main__ import gallery
+    saved = [o for c in NOTEBOOKS[ROOT/"nbs"/"gallery.ipynb"]["cells"] for o in c.get("outputs", []) if "text/markdown" in o.get("data", {})]
+    assert "".join(saved[0]["data"]["text/markdown"]) == gallery(find_tasks("*")), "run nbs/gallery.ipynb again"

@@ -94,3 +94,41 @@ def test_all_tasks_of_the_mirror(mirror, tmp_path):
         rows = records(tmp_path/"1"/e["file"])
         check_records(rows, e["kind"])
         assert len(rows) == e["kept"] == e["rows"] - sum(e["dropped"].values())
+
+
+def test_labels_keep_their_share(mirror):
+    "Whatever is dropped is counted; of what is kept, every label has the share that it has at the source."
+    from koflan.shapes import LabelTask
+    from koflan.task import find_tasks
+    seen = 0
+    for cls in find_tasks("*"):
+        if not issubclass(cls, LabelTask) or not (mirror/cls.source.repo).is_dir(): continue
+        for split in cls.source.splits:
+            try: rows = cls.source.read(split, str(mirror))
+            except Exception: continue # a split that the mirror does not hold
+            task = cls(mirror=str(mirror))
+            kept = task.convert(rows, split).records
+            if cls.label not in rows.columns: continue # a label that the task itself makes (klue_ner)
+            label = dict(zip(rows["_row"], rows[cls.label]))
+            got, want = Counter(), Counter()
+            for r in kept.to_dicts():
+                ask = cls.prompts.asks[cls.prompts.ask_of[r["template"]]]
+                got[next(k for k, words in ask.answers.items() if r["positives"][0] in words)] += 1
+                want[cls.source.names_of(cls.label)[label[int(r["id"].rsplit("-", 1)[1])]]] += 1
+            assert got == want and len(kept), cls.name
+            seen += 1
+    assert seen >= 10
+
+
+def test_instructions_are_used_evenly(mirror):
+    "Chi-squared over the instructions that a row may be asked, far beyond the 99.99 % point."
+    from koflan.task import find_tasks
+    for cls in find_tasks("*"):
+        if not (mirror/cls.source.repo).is_dir() or any(ask.when for ask in cls.prompts.asks): continue
+        for split in cls.source.splits:
+            try: counts = cls(mirror=str(mirror)).build(split).records["template"].value_counts()["count"].to_numpy()
+            except Exception: continue # a split that the mirror does not hold
+            n, k = counts.sum(), len(cls.prompts)
+            if n < 20 * k: continue
+            dropped_by_template = any(t.fields for t in cls.prompts) # a filled instruction may be dropped for a brace in the text
+            assert len(counts) == k and (((counts - n/k)**2 / (n/k)).sum() < k + 8*(2*k)**.5 or dropped_by_template), (cls.name, split, counts)
