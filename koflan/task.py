@@ -261,5 +261,6 @@ def describe(cls:Task) -> dict: # str values
     "What a list of tasks says about this one."
     doc = (sys.modules[cls.__module__].__doc__ or cls.__doc__ or "").strip().splitlines()
     return dict(name=cls.name, kind=cls.kind, cluster=cls.cluster, repo=cls.source.repo, config=cls.source.config or "",
-                splits=",".join(cls.source.splits), licence=cls.source.licence, prompts=str(len(cls.prompts)), version=cls.version,
+                revision=cls.source.revision or "main", splits=",".join(cls.source.splits), rows=cls.source.size, licence=cls.source.licence,
+                derivable="yes" if cls.source.derivable else "no", corpus=cls.corpus or cls.source.repo, prompts=str(len(cls.prompts)), version=cls.version,
                 summary=(cls.__doc__ or (doc[0] if doc else "")).strip())

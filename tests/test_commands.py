@@ -88,6 +88,12 @@ def train_args(data, out, checkpoint=None):
             "--per_device_train_batch_size", "8", "--num_train_epochs", "2", "--save_strategy", "epoch", "--evaluation_strategy", "epoch", "--output_dir", out]
 
 
+def test_packed_training(data, tmp_path):
+    command(*train_args(data, tmp_path), "--scoring", "packed")
+    done = command("koflan.evaluate", "--model_name_or_path", tmp_path/"test", "--dataset", data, "--output_csv", tmp_path/"e.csv")
+    assert "macro" in done.stdout and json.loads((tmp_path/"test"/"config.json").read_text())["koflan_scoring"] == "packed"
+
+
 def test_train_killed_and_resumed(data, tmp_path):
     "The command of the design, from a local checkpoint; killed after its first epoch, then run again."
     command(*train_args(data, tmp_path/"first"), ok=True)

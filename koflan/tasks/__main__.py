@@ -27,7 +27,7 @@ def details(
 ) -> str: # text
     "Everything there is to say about one task."
     d = cls.describe()
-    head = [f"{d['name']} ({cls.__name__}): {d['summary']}", *(f"  {k}: {d[k]}" for k in ("kind", "cluster", "repo", "config", "splits", "licence", "version") if d[k])]
+    head = [f"{d['name']} ({cls.__name__}): {d['summary']}", *(f"  {k}: {d[k]}" for k in ("kind", "cluster", "repo", "config", "revision", "splits", "rows", "licence", "derivable", "corpus", "version") if d[k])]
     asks = [f"  {i:>2}  {t.text}" for i, t in enumerate(cls.prompts)]
     return "\n".join([*head, f"  citation: {cls.citation}", "instructions:", *asks, "a record, from the packaged samples:", str(sample(cls))])
 
