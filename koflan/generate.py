@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['recipe', 'build_file', 'plan', 'closed', 'card', 'generate', 'summary', 'koflan_generate']
 
-# %% ../nbs/30_generate.ipynb #3d02ceaa
+# %% ../nbs/30_generate.ipynb #6ffdae64
 import json
-import os
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from hashlib import sha256
@@ -21,7 +20,7 @@ from tqdm.auto import tqdm
 import koflan
 from .schema import KoflanError, features, unknown, user_errors, whole_file, write_json, write_records, write_text
 from .sources import SAMPLES, SPLITS, MissingSplit, find_mirror, forbids
-from .task import REGISTRY, Task, find_tasks, in_notebook
+from .task import find_tasks, in_notebook
 
 # %% ../nbs/30_generate.ipynb #fd44fd82
 def _sha(*paths):

@@ -21,7 +21,7 @@ import polars as pl
 from fastcore.basics import patch
 
 from .chance import Chance, mix, smallest
-from .prompts import Prompts, template_expr
+from .prompts import template_expr
 from .schema import KINDS, RECORD, SCHEMA, KoflanError, faults, unknown
 
 # %% ../nbs/04_task.ipynb #3d7f7a7c
@@ -237,7 +237,7 @@ def load_tasks(
     for mod in sorted(o.name for o in iter_modules(path) if not o.name.startswith("_")): importlib.import_module(f"{package}.{mod}")
     for ep in entry_points(group="koflan.tasks"):
         try: ep.load()
-        except Exception as e: warnings.warn(f"tasks of {ep.value} left out: {type(e).__name__}: {e}")
+        except Exception as e: warnings.warn(f"tasks of {ep.value} left out: {type(e).__name__}: {e}", stacklevel=2)
 
 # %% ../nbs/04_task.ipynb #44076338
 def find_tasks(

@@ -3,7 +3,6 @@ import ast
 import json
 import re
 import statistics
-from pathlib import Path
 
 from conftest import ROOT
 

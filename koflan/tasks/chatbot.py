@@ -9,11 +9,9 @@ __all__ = ['CHATBOT_SOURCE', 'CHATBOT_DROPS', 'CHATBOT_CITATION', 'CHATBOT_PROMP
 # %% ../../nbs/tasks/chatbot.ipynb #b67385f8
 import polars as pl
 
-from ..korean import normal_form_expr
 from ..prompts import Ask, Prompts
-from ..shapes import LabelTask
+from ..shapes import BorrowTask, LabelTask
 from ..sources import HubSource
-from ..task import Task
 
 # %% ../../nbs/tasks/chatbot.ipynb #ca86a3aa
 CHATBOT_SOURCE = HubSource(
@@ -40,30 +38,16 @@ CHATBOT_PROMPTS = Prompts(
     input="{Q}",
 )
 
-# %% ../../nbs/tasks/chatbot.ipynb #bed35f38
-def _others(df, bits, window=12, most=4):
-    "Replies of the next rows in a circle of the same label, ordered by chance, less those that the data gives to the same question."
-    question, reply = (normal_form_expr(pl.col(o)) for o in ("Q", "A"))
-    ring = df.select("_row", g="label", q=question, o="A", k=reply, b=pl.Series(bits)).sort("g", "b")
-    after = lambda col, step: pl.col(col).gather((pl.int_range(pl.len()) + step) % pl.len()).over("g")
-    near = pl.concat(ring.select("_row", "q", step=step, o=after("o", step), k=after("k", step)) for step in range(1, window + 1))
-    apart = near.join(ring, on=["q", "k"], how="anti").sort("_row", "step").unique(["_row", "k"], keep="first", maintain_order=True)
-    return apart.group_by("_row", maintain_order=True).agg(negatives=pl.col("o").head(most))
-
-# %% ../../nbs/tasks/chatbot.ipynb #d2d1725b
-class Chatbot(Task):
+# %% ../../nbs/tasks/chatbot.ipynb #ab85f429
+class Chatbot(BorrowTask):
     "말 한마디에 어울리는 대답 고르기"
     name, kind, cluster = "chatbot", "choice", "dialogue"
     source, prompts = CHATBOT_SOURCE, CHATBOT_PROMPTS
     drops = CHATBOT_DROPS
-    corpus, citation, between = "songys-chatbot", CHATBOT_CITATION, " / "
+    asked, reply = "Q", "A"
+    corpus, citation = "songys-chatbot", CHATBOT_CITATION
 
-    def answers(self, df, chance):
-        wrong = _others(df, chance.bits(df["_row"].to_numpy(), "others"))
-        df = df.with_columns(positives=pl.concat_list("A")).join(wrong, on="_row", how="left", maintain_order="left")
-        return df.with_columns(pl.col("negatives").fill_null([]))
-
-# %% ../../nbs/tasks/chatbot.ipynb #edcf9ba1
+# %% ../../nbs/tasks/chatbot.ipynb #016c8f03
 _BOTH = "가: {Q}\n나: {A}"
 _TOPIC = Ask(
     "이 말은 일상, 이별, 사랑 가운데 무엇에 관한 것인가요?",
@@ -79,7 +63,7 @@ _TALK = Ask(
     "이 대화는 일상생활, 이별, 사랑 가운데 어디에 듭니까?",
     answers=dict(daily=["일상", "일상생활"], parting=["이별", "이별 뒤의 마음"], love=["사랑", "사랑과 연애"]), input=_BOTH)
 
-# %% ../../nbs/tasks/chatbot.ipynb #fcba5f29
+# %% ../../nbs/tasks/chatbot.ipynb #e12f4cfe
 _STORY = Ask(
     "이 대화에서 '가'는 어떤 이야기를 하고 있나요?",
     "'가'가 꺼낸 이야기를 가장 잘 나타낸 것을 고르세요. 보기: {options}",
@@ -89,7 +73,7 @@ _STORY = Ask(
                  love=["사랑이나 연애를 말하고 있다", "좋아하거나 사귀는 사람 이야기를 하고 있다"]), input=_BOTH)
 CHATBOT_MOOD_PROMPTS = Prompts(_TOPIC, _TALK, _STORY, input="{Q}")
 
-# %% ../../nbs/tasks/chatbot.ipynb #9a76fa80
+# %% ../../nbs/tasks/chatbot.ipynb #3b4f7e6e
 class ChatbotMood(LabelTask):
     "챗봇에게 건넨 말이 일상, 이별, 사랑 가운데 무엇에 관한 것인지"
     name, kind, cluster = "chatbot_mood", "multiclass", "topic"

@@ -8,11 +8,9 @@ __all__ = ['KOR_SAE_SOURCE', 'KOR_SAE_PROMPTS', 'KOR_SAE_CHOICE_PROMPTS', 'KorSA
 # %% ../../nbs/tasks/kor_sae.ipynb #b67385f8
 import polars as pl
 
-from ..korean import normal_form_expr
 from ..prompts import Ask, Prompts
-from ..shapes import LabelTask
+from ..shapes import BorrowTask, LabelTask
 from ..sources import HubSource
-from ..task import Task
 
 # %% ../../nbs/tasks/kor_sae.ipynb #9cd0814c
 KOR_SAE_SOURCE = HubSource(
@@ -91,26 +89,12 @@ KOR_SAE_CHOICE_PROMPTS = Prompts(
     input="{intent_pair1}",
 )
 
-# %% ../../nbs/tasks/kor_sae.ipynb #614526fc
-def _others(df, bits, window=12, most=4):
-    "Phrases of the next rows in a circle of the same label, ordered by chance, less those that the data gives to the same utterance."
-    utterance, phrase = (normal_form_expr(pl.col(o)) for o in ("intent_pair1", "intent_pair2"))
-    ring = df.select("_row", g="label", q=utterance, o="intent_pair2", k=phrase, b=pl.Series(bits)).sort("g", "b")
-    after = lambda col, step: pl.col(col).gather((pl.int_range(pl.len()) + step) % pl.len()).over("g")
-    near = pl.concat(ring.select("_row", "q", step=step, o=after("o", step), k=after("k", step)) for step in range(1, window + 1))
-    apart = near.join(ring, on=["q", "k"], how="anti").sort("_row", "step").unique(["_row", "k"], keep="first", maintain_order=True)
-    return apart.group_by("_row", maintain_order=True).agg(negatives=pl.col("o").head(most))
-
-# %% ../../nbs/tasks/kor_sae.ipynb #f07edfc0
-class KorSAEChoice(Task):
+# %% ../../nbs/tasks/kor_sae.ipynb #497ff2d6
+class KorSAEChoice(BorrowTask):
     "말 한마디의 핵심을 간추린 표현 고르기"
     name, kind, cluster = "kor_sae_choice", "choice", "intent"
     source, prompts = KOR_SAE_SOURCE, KOR_SAE_CHOICE_PROMPTS
     drops = {"no_label": pl.col("label").is_null(), "empty_input": pl.col("intent_pair1") == "",
              "empty_answer": pl.col("intent_pair2") == ""}
-    corpus, citation, between = KorSAE.corpus, KorSAE.citation, " / "
-
-    def answers(self, df, chance):
-        wrong = _others(df, chance.bits(df["_row"].to_numpy(), "others"))
-        df = df.with_columns(positives=pl.concat_list("intent_pair2")).join(wrong, on="_row", how="left", maintain_order="left")
-        return df.with_columns(pl.col("negatives").fill_null([]))
+    asked, reply = "intent_pair1", "intent_pair2"
+    corpus, citation = KorSAE.corpus, KorSAE.citation
