@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['MIN_PROMPTS', 'CheckError', 'check_task']
 
-# %% ../nbs/06_check.ipynb #256c980e
+# %% ../nbs/06_check.ipynb #5bca2c5b
 import importlib
+import warnings
 
 import polars as pl
 
 from .prompts import check_fields, lint
 from .schema import KoflanError, problems
-from .task import REGISTRY, Task
+from .task import REGISTRY, Task, in_notebook
 
 # %% ../nbs/06_check.ipynb #bf998c44
 class CheckError(KoflanError):
@@ -31,7 +32,7 @@ def _declaration(cls):
     if not cls.citation: out.append("no citation")
     try: check_fields(cls.prompts, cls.source.fields)
     except KoflanError as e: out.append(str(e))
-    return out + [f"{t.text!r}: {o}" for t in cls.prompts for o in lint(t.text)] + _copied(cls)
+    return out + [f"{t.text!r}: {o}" for t in cls.prompts for o in lint(t.text)]
 
 def _copied(cls):
     "Lists of instructions that another task has word for word."
@@ -80,6 +81,9 @@ def check_task(
     "Hold a task to everything koflan promises of tasks; `CheckError` lists what fails."
     if not (isinstance(cls, type) and issubclass(cls, Task)): raise CheckError(f"{cls!r} is not a Task class")
     found, task = _declaration(cls), cls(mirror=mirror)
+    if not found and (same := _copied(cls)):
+        if in_notebook(cls): warnings.warn(f"{cls.name}: {same[0]}; write its own", stacklevel=2)
+        else: found += same
     if found: raise CheckError(f"{cls.name}: " + "\n  ".join(found))
     frames = {o: task.source.read(o, mirror) for o in task.source.splits}
     found += _reach(cls, frames) + [o for split, rows in frames.items() for o in _records(task, split, rows)]

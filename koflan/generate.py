@@ -111,8 +111,9 @@ def _run(jobs, kwargs, num_proc):
 def _front(entries):
     splits = [o for o in SPLITS if any(e["recipe"]["split"] == o for e in entries)]
     files = [dict(split=s, path=[e["file"] for e in entries if e["recipe"]["split"] == s]) for s in splits]
+    build = sha256("".join(e["sha256"] for e in entries).encode()).hexdigest()[:16] # makes the cache of `datasets` know one build from another
     head = dict(language=["ko"], license="other", pretty_name="koflan", tags=["koflan", "instruction", "reward-model"],
-                configs=[dict(config_name="default", data_files=files)], dataset_info=dict(features=features()))
+                configs=[dict(config_name="default", description=f"koflan build {build}", data_files=files)], dataset_info=dict(features=features()))
     return "---\n" + yaml.safe_dump(head, allow_unicode=True, sort_keys=False) + "---\n"
 
 def closed(

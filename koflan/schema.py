@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 
 import polars as pl
 
@@ -222,20 +222,32 @@ def write_json(
     "Write a readable JSON file, whole or not at all."
     return write_text(json.dumps(obj, ensure_ascii=False, indent=1) + "\n", path)
 
-# %% ../nbs/00_schema.ipynb #f6dffed7
+# %% ../nbs/00_schema.ipynb #dd5456a9
+def _built(folder, split):
+    "A folder of `koflan_generate`, read as its manifest says."
+    files = [e["file"] for e in json.loads((folder/"manifest.json").read_text(encoding="utf-8"))["files"]]
+    if split not in (held := dict.fromkeys(o.split("/")[0] for o in files)): raise KoflanError(f"dataset {folder}: {unknown('split', split, held)}")
+    return pl.concat([read_records(folder/o) for o in files if o.startswith(f"{split}/")], how="diagonal")
+
+def _loaded(name, split):
+    "Anything else that `datasets` can load. A folder gets a cache of its own, since `datasets` knows folders by their names only."
+    import datasets
+    if not sys.stderr.isatty(): datasets.disable_progress_bars()
+    local = Path(name).is_dir()
+    with TemporaryDirectory() as tmp:
+        try: held = datasets.load_dataset(name, **(dict(cache_dir=tmp, keep_in_memory=True) if local else {}))
+        except Exception as e: raise KoflanError(f"dataset {name}: not to be read ({type(e).__name__}: {str(e).splitlines()[0]})") from e
+        if split not in held: raise KoflanError(f"dataset {name}: {unknown('split', split, held)}")
+        return pl.from_arrow(held[split].with_format("arrow")[:])
+
 def load_records(
     dataset, # a local folder, or "owner/name" on the Hub
     split:str, # its split
 ) -> pl.DataFrame: # the columns of `SCHEMA` that it has
     "Read one split of a data set; `KoflanError` says what is missing."
-    import datasets
-    if not sys.stderr.isatty(): datasets.disable_progress_bars()
     name = str(dataset)
     if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name): raise KoflanError(f"dataset {name}: no such folder, and not a name on the Hub (owner/name)")
-    try: held = datasets.load_dataset(name)
-    except Exception as e: raise KoflanError(f"dataset {name}: not to be read ({type(e).__name__}: {str(e).splitlines()[0]})") from e
-    if split not in held: raise KoflanError(f"dataset {name}: {unknown('split', split, held)}")
-    df = pl.from_arrow(held[split].with_format("arrow")[:])
+    df = _built(Path(name), split) if (Path(name)/"manifest.json").is_file() else _loaded(name, split)
     if missing := [o for o in RECORD if o not in df.columns]: raise KoflanError(f"dataset {name}: no column {missing[0]!r}; there is: {', '.join(df.columns)}")
     try: return df.select(pl.col(o).cast(t) for o, t in SCHEMA.items() if o in df.columns)
     except pl.exceptions.PolarsError as e: raise KoflanError(f"dataset {name}: {str(e).splitlines()[0]}") from e

@@ -11,6 +11,7 @@ import os
 import sys
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import polars as pl
@@ -110,13 +111,13 @@ def _read_samples(self:HubSource, config, split):
     if out.is_empty(): raise MissingSplit(f"{path.relative_to(SAMPLES.parent)} has no row of split {split!r}")
     return out, {}
 
-# %% ../nbs/03_sources.ipynb #32ab7606
-def _builder(path, config):
+# %% ../nbs/03_sources.ipynb #845ed04c
+def _builder(path, config, cache=None):
     import datasets
     if not sys.stderr.isatty(): datasets.disable_progress_bars()
-    try: return datasets.load_dataset_builder(str(path), config)
+    try: return datasets.load_dataset_builder(str(path), config, cache_dir=cache)
     except ValueError as e:
-        if config and (path/config).is_dir(): return datasets.load_dataset_builder(str(path/config)) # the layout of refs/convert/parquet
+        if config and (path/config).is_dir(): return datasets.load_dataset_builder(str(path/config), cache_dir=cache) # the layout of refs/convert/parquet
         if "BuilderConfig" in str(e): raise MissingSplit(f"{path} has no configuration {config!r}") from e
         raise SourceError(f"{path}: {str(e).splitlines()[0]}") from e
     except Exception as e: raise SourceError(f"{path}: {str(e).splitlines()[0]}") from e
@@ -127,14 +128,19 @@ def _read_folder(self:HubSource, path, config, split):
     builder = _builder(path, config)
     held = builder.config.data_files or {}
     if split not in held: raise MissingSplit(f"{path} has no split {split!r} of {self!r}; there is: {', '.join(map(str, held))}")
-    if type(builder).__name__ != "Parquet":
-        builder.download_and_prepare()
-        return _from_dataset(builder.as_dataset(split))
+    if type(builder).__name__ != "Parquet": return _read_other(path, config, split)
     from datasets import Features
     from pyarrow import parquet
     paths = sorted(map(str, held[split]))
     features = Features.from_arrow_schema(parquet.read_schema(paths[0]))
     return pl.read_parquet(paths, columns=[o for o in self.columns if o in features]), features
+
+def _read_other(path, config, split):
+    "CSV, JSON and the like; in a cache of its own, since `datasets` knows folders by their names only."
+    with TemporaryDirectory() as tmp:
+        builder = _builder(path, config, tmp)
+        builder.download_and_prepare()
+        return _from_dataset(builder.as_dataset(split, in_memory=True))
 
 def _from_dataset(ds): return pl.from_arrow(ds.with_format("arrow")[:]), ds.features
 

@@ -1,0 +1,211 @@
+"JupyterLab in a real browser: `browse` is clicked through, `playground` is typed in, and a notebook that nobody runs reads as a page."
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import nbformat
+import pytest
+from conftest import ROOT
+
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+BROWSE = """from koflan.reward import RewardModel, learn_tokenizer, tiny_electra
+from koflan.tasks import NSMC
+from koflan.widgets import browse, playground
+task = NSMC(mirror="samples")
+tok = learn_tokenizer([o for r in task.generate() for o in (r["instruction"], r["input"], *r["positives"], *r["negatives"])], 2000)
+net = tiny_electra(tok, hidden_size=32)
+for p in net.classifier.parameters(): p.data *= 30 # fresh weights, scores far enough apart to see
+model = RewardModel(net, tok)
+browse(task, tokenizer=tok)"""
+PLAY = """played = playground(model, "이 리뷰는 긍정인가요, 부정인가요?", "굳 ㅋㅋ", ["긍정", "부정"])
+played"""
+
+
+def quiet_lab(folder):
+    "Settings and environment of a JupyterLab that shares nothing with the user's."
+    news = folder/"settings"/"@jupyterlab"/"apputils-extension"/"notification.jupyterlab-settings"
+    news.parent.mkdir(parents=True)
+    news.write_text(json.dumps(dict(fetchNews="false", checkForUpdates=False, doNotDisturbMode=True)))
+    dirs = {f"JUPYTER_{o}_DIR": str(folder/o.lower()) for o in ("CONFIG", "DATA", "RUNTIME")}
+    lab = dict(JUPYTERLAB_SETTINGS_DIR=str(folder/"settings"), JUPYTERLAB_WORKSPACES_DIR=str(folder/"workspaces"), IPYTHONDIR=str(folder/"ipython"))
+    return {k: v for k, v in os.environ.items() if k != "KOFLAN_HUB_MIRROR"} | dirs | lab | dict(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    "The address of a JupyterLab over a folder with one small notebook."
+    folder = tmp_path_factory.mktemp("lab")
+    (folder/"nbs").mkdir()
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(o) for o in (BROWSE, PLAY)], metadata=dict(kernelspec=dict(name="python3", display_name="Python 3", language="python")))
+    nbformat.write(nb, folder/"nbs"/"try.ipynb")
+    with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
+    args = ["lab", "--no-browser", "--allow-root", f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder/'nbs'}", "--LabApp.news_url=None"]
+    with (folder/"log").open("w") as log: server = subprocess.Popen([sys.executable, "-m", "jupyter", *args], cwd=folder, env=quiet_lab(folder), stdout=log, stderr=log)
+    url, end = f"http://127.0.0.1:{port}", time.monotonic() + 60
+    try:
+        while True:
+            try: urllib.request.urlopen(f"{url}/api/status", timeout=2).close(); break
+            except OSError: assert server.poll() is None and time.monotonic() < end, (folder/"log").read_text()[-3000:]
+            time.sleep(.2)
+        yield url
+    finally:
+        server.terminate()
+        try: server.wait(20)
+        except subprocess.TimeoutExpired: server.kill(); server.wait()
+
+
+@pytest.fixture(scope="module")
+def page(lab):
+    "The notebook, run from top to bottom."
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
+        page = chromium.new_page(viewport=dict(width=1280, height=1400))
+        page.set_default_timeout(20_000)
+        page.errors = []
+        page.on("pageerror", lambda e: page.errors.append(str(e)))
+        page.goto(f"{lab}/doc/tree/try.ipynb")
+        idle = page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+        idle.wait_for(timeout=60_000)
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        page.get_by_label("지시문").nth(1).wait_for(timeout=60_000)
+        idle.wait_for()
+        yield page
+        chromium.close()
+
+
+def output(page, n): return page.locator(".jp-Cell .jp-Cell-outputWrapper").nth(n)
+
+
+def becomes(page, n, *texts, gone=()):
+    "Wait until an output shows all of these texts and none of those."
+    js = """([n, texts, gone]) => { const o = document.querySelectorAll('.jp-Cell .jp-Cell-outputWrapper')[n].innerText;
+            return texts.every(t => o.includes(t)) && gone.every(t => !o.includes(t)) }"""
+    try: page.wait_for_function(js, arg=[n, list(texts), list(gone)], timeout=8_000)
+    except Exception as e: raise AssertionError(f"wanted {texts}, not {gone}; it says:\n{output(page, n).inner_text()}") from e
+
+
+def row(page): return int(output(page, 0).get_by_label("행").input_value())
+
+
+def click(page, name):
+    "Click a button of `browse` and return the row that it leads to."
+    before = row(page)
+    output(page, 0).get_by_role("button", name=name).click()
+    becomes(page, 0, "원본 train", gone=[f"원본 train {before}행"])
+    return row(page)
+
+
+def task_rows():
+    from koflan.tasks import NSMC
+    return NSMC, NSMC.source.read("train", "samples").to_dicts()
+
+
+def test_buttons_turn_pages(page):
+    becomes(page, 0, "1 / 24", "토큰: 긴 짝")
+    start = row(page)
+    second = click(page, "다음")
+    third = click(page, "다음")
+    assert start < second < third
+    becomes(page, 0, "3 / 24", f"nsmc-train-{third}")
+    assert (click(page, "이전"), click(page, "이전")) == (second, start)
+    assert click(page, "무작위") != start
+
+
+def test_jump_shows_the_raw_row(page):
+    _, rows = task_rows()
+    field = output(page, 0).get_by_label("행")
+    field.fill("7")
+    field.press("Enter")
+    becomes(page, 0, "원본 train 7행", rows[7]["document"], rows[7]["id"])
+    field.fill("999")
+    field.press("Enter")
+    becomes(page, 0, "nsmc has no row 999", "원본 train 7행")
+    field.fill("8")
+    field.press("Enter")
+    becomes(page, 0, "원본 train 8행", gone=["nsmc has no row 999"])
+
+
+def test_template(page):
+    nsmc, _ = task_rows()
+    for t in (10, 2):
+        output(page, 0).get_by_label("지시문").select_option(index=t + 1)
+        becomes(page, 0, f"지시문 {t}\n", f"\n{nsmc.prompts.templates[t].text}\n")
+    output(page, 0).get_by_label("지시문").select_option(index=0)
+
+
+def test_filters(page):
+    _, rows = task_rows()
+    label, text, answer = (output(page, 0).get_by_label(o) for o in ("라벨", "찾기", "답"))
+    label.select_option("negative")
+    n = sum(o["label"] == 0 and bool(o["document"]) for o in rows)
+    becomes(page, 0, f" / {n}", "0 (negative)")
+    for _ in range(3): click(page, "다음"); becomes(page, 0, "0 (negative)", gone=["1 (positive)"])
+    label.select_option("버린 행")
+    becomes(page, 0, "레코드가 되지 않은 행입니다: empty_input")
+    label.select_option("모두")
+    wanted = rows[4]["document"][:8]
+    text.press_sequentially(wanted)
+    n = sum(wanted.lower() in o["document"].lower() for o in rows)
+    becomes(page, 0, f" / {n}", wanted)
+    text.fill("")
+    answer.fill("추천한다")
+    answer.press("Enter")
+    becomes(page, 0, "○ 추천한다")
+    answer.fill("")
+    answer.press("Enter")
+    becomes(page, 0, " / 24")
+
+
+def test_tokens_and_split(page):
+    limit = output(page, 0).get_by_label("토큰")
+    limit.fill("20")
+    limit.press("Enter")
+    becomes(page, 0, "/ 20")
+    output(page, 0).get_by_label("split").select_option("test")
+    becomes(page, 0, "원본 test")
+    output(page, 0).get_by_label("split").select_option("train")
+    becomes(page, 0, "원본 train", "1 / 24")
+
+
+def ranking(page): return output(page, 1).locator(".koflan-answer").all_inner_texts()
+
+
+def test_playground_ranks_as_one_types(page):
+    assert sorted(ranking(page)) == ["긍정", "부정"]
+    answers = output(page, 1).get_by_label("답")
+    answers.click()
+    page.keyboard.press("Control+End")
+    page.keyboard.type("\n모르겠다\n긍정")
+    becomes(page, 1, "모르겠다", "답 3개에", " ms")
+    assert sorted(ranking(page)) == ["긍정", "모르겠다", "부정"]
+    scores = [float(o) for o in output(page, 1).inner_text().split() if o[0] in "+-" and o[1:].replace(".", "").isdigit()]
+    assert len(scores) == 3 and scores == sorted(scores, reverse=True)
+
+
+def test_playground_follows_input_and_instruction(page):
+    numbers = lambda: [o for o in output(page, 1).inner_text().split() if o[0] in "+-" and o[1:].replace(".", "").isdigit()]
+    for name, text in (("입력", "돈이 아깝다, 다시는 안 본다"), ("지시문", "이 글을 쓴 사람은 영화에 만족했나요?")):
+        before = numbers()
+        output(page, 1).get_by_label(name).fill(text)
+        end = time.monotonic() + 8
+        while numbers() == before and time.monotonic() < end: page.wait_for_timeout(50)
+        assert numbers() != before, f"the ranking does not follow {name}"
+    output(page, 1).get_by_label("답").fill("")
+    becomes(page, 1, "답을 한 줄에 하나씩")
+    assert not page.errors
+
+
+def test_the_saved_notebook_reads_without_a_kernel():
+    "Its outputs are HTML, and hold no widget that nobody can bring to life."
+    nb = nbformat.read(ROOT/"nbs"/"80_widgets.ipynb", as_version=4)
+    kept = [o["data"] for c in nb.cells for o in c.get("outputs", []) if "data" in o]
+    said = "\n".join(o.get("text/html", "") for o in kept)
+    assert not any("widget" in k for o in kept for k in o) and "widgets" not in nb.metadata
+    for o in ("원본 train", "○ ", "입력의 앞", "koflan-answer"): assert o in said
+    assert "koflan-time" not in said
