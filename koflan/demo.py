@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['demo', 'koflan_demo']
 
-# %% ../nbs/70_demo.ipynb #b7cb1f1f
-import sys
+# %% ../nbs/70_demo.ipynb #b52d5eb4
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,7 +29,7 @@ def _train(folder, epochs):
     return train_reward(RewardArguments(
         output_dir=str(folder/"checkpoint"), run_name="demo", dataset=str(folder/"data"), from_scratch=True, scoring="packed", do_train=True,
         num_train_epochs=epochs, max_length=128, vocab_size=6000, learning_rate=1e-3, warmup_steps=20, per_device_train_batch_size=32, logging_strategy="no", save_strategy="no",
-        disable_tqdm=not sys.stderr.isatty(), report_to="none"))
+        report_to="none"))
 
 # %% ../nbs/70_demo.ipynb #98f8605b
 def demo(

@@ -54,6 +54,7 @@ class RewardArguments(TrainingArguments):
         if self.run_name and Path(self.output_dir or "").name != self.run_name: self.output_dir = str(Path(self.output_dir or "checkpoint")/self.run_name)
         self.remove_unused_columns = False
         if not torch.cuda.is_available(): self.dataloader_pin_memory = False
+        if self.disable_tqdm is None: self.disable_tqdm = not sys.stderr.isatty()
         super().__post_init__()
 
 # %% ../nbs/42_reward_trainer.ipynb #939d94ca

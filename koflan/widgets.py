@@ -78,7 +78,7 @@ class Pages:
         encoder:Encoder|None=None, # counts tokens
     ):
         self.task, self.encoder = task() if isinstance(task, type) else task, encoder
-        self.template, self.text, self.label, self.answer, self.turns, self.row = None, "", None, "", 0, -1
+        self.template, self.text, self.label, self.answer, self.turns, self.row = None, "", "", "", 0, -1
         self.open(split)
 
     def __repr__(self): return f"{self.task.name} {self.split}: row {self.row}, {len(self.found):,} of {len(self.rows):,} rows"
@@ -127,12 +127,12 @@ def _found(self:Pages):
 # %% ../nbs/80_widgets.ipynb #ab7e31e3
 @patch
 def find(self:Pages,
-    **what, # text, label (a key of `labels`, `LEFT_OUT` or None), answer; what is not named stays
+    **what, # text, label (a key of `labels`, or `LEFT_OUT`), answer; what is not named stays
 ):
     "Filter the rows; go to the next one found when the filter hides where we are."
     if bad := [o for o in what if o not in ("text", "label", "answer")]: raise KoflanError(unknown("filter", bad[0], ("text", "label", "answer")))
-    label = what.get("label")
-    if label is not None and label != LEFT_OUT and label not in self.labels: raise KoflanError(unknown("label", label, (*self.labels, LEFT_OUT)))
+    label = what.get("label", "")
+    if label not in ("", LEFT_OUT, *self.labels): raise KoflanError(unknown("label", label, (*self.labels, LEFT_OUT)))
     vars(self).update(what)
     self.found = self._found()
     if len(self.found) and self.row not in self.found: self.move(1)
@@ -260,7 +260,7 @@ def tokens_html(
     head = f'<div style="{QUIET}">토큰: 긴 짝 {longest} / {encoder.max_length}, 답마다 {", ".join(f"{escape(o.answer[:20])} {o.tokens}" for o in used[:6])}{" …" if len(used) > 6 else ""}</div>'
     if not cut: return head + f'<div style="{QUIET}">잘리는 것이 없습니다.</div>'
     at, text = cut_off(encoder, record["input"], cut), record["input"]
-    return head + f'<div>입력의 앞 {cut}토큰이 잘립니다: <span style="white-space:pre-wrap"><del style="color:#c8553d">{escape(text[:at])}</del>{escape(text[at:][:300])}</span></div>'
+    return head + f'<div>입력의 앞 {cut}토큰이 잘립니다: <span style="white-space:pre-wrap"><del style="text-decoration-color:#c8553d;opacity:.75">{escape(text[:at])}</del>{escape(text[at:][:300])}</span></div>'
 
 def note_html(
     text:str, # a remark, as the message of an error
@@ -292,16 +292,16 @@ def _button(text, tip): return widgets.Button(description=text, tooltip=tip, lay
 
 def _controls(pages):
     "The fields and buttons of `browse`, by name."
-    asks = [("지은 그대로", None), *((f"{i}: {t.text[:60]}", i) for i, t in enumerate(pages.task.prompts))]
+    asks = [("지은 그대로", -1), *((f"{i}: {t.text[:60]}", i) for i, t in enumerate(pages.task.prompts))]
     wide = widgets.Layout(width="30em", max_width="95%")
     out = dict(
         split=_field(widgets.Dropdown, "split", options=list(pages.task.source.splits), value=pages.split, layout=widgets.Layout(width="12em")),
         back=_button("◀ 이전", "앞의 레코드"), next=_button("다음 ▶", "다음 레코드"), any=_button("무작위", "아무 레코드나"),
         row=_field(widgets.IntText, "행", value=pages.row, continuous_update=False, layout=widgets.Layout(width="11em")),
         text=_field(widgets.Text, "찾기", placeholder="글이나 id", layout=widgets.Layout(width="16em")),
-        label=_field(widgets.Dropdown, "라벨", options=[("모두", None), *((o, o) for o in (*pages.labels, LEFT_OUT))], layout=widgets.Layout(width="16em")),
+        label=_field(widgets.Dropdown, "라벨", options=[("모두", ""), *((o, o) for o in (*pages.labels, LEFT_OUT))], layout=widgets.Layout(width="16em")),
         answer=_field(widgets.Combobox, "답", placeholder="맞는 답", ensure_option=False, layout=widgets.Layout(width="16em")),
-        template=_field(widgets.Dropdown, "지시문", options=asks, value=pages.template, layout=wide))
+        template=_field(widgets.Dropdown, "지시문", options=asks, value=-1 if pages.template is None else pages.template, layout=wide))
     if pages.encoder: out["tokens"] = _field(widgets.BoundedIntText, "토큰", min=1, max=100_000, value=pages.encoder.max_length, tooltip="짝 하나의 최대 토큰", layout=widgets.Layout(width="11em"))
     return out
 
@@ -335,7 +335,7 @@ def _connect(self:Browse, c):
     on = lambda name, now, act: c[name].observe(lambda change: self.do(act, change["new"]) if change["new"] != now() else None, "value")
     on("split", lambda: p.split, p.open)
     on("row", lambda: p.row, p.jump)
-    on("template", lambda: p.template, p.ask)
+    on("template", lambda: -1 if p.template is None else p.template, lambda new: p.ask(None if new < 0 else new))
     for name in ("text", "label", "answer"): on(name, lambda name=name: getattr(p, name), lambda new, name=name: p.find(**{name: new}))
     if p.encoder: on("tokens", lambda: p.encoder.max_length, lambda new: setattr(p.encoder, "max_length", new))
 
@@ -364,7 +364,8 @@ def place(self:Pages) -> str: # as "3 / 24"
     "Which of the rows found this is."
     at = int(np.searchsorted(self.found, self.row))
     inside = at < len(self.found) and self.found[at] == self.row
-    return f"{at + 1:,} / {len(self.found):,}" if inside else f"거른 {len(self.found):,}행 밖"
+    if not len(self.found): return "찾은 행이 없습니다"
+    return f"{at + 1:,} / {len(self.found):,}" if inside else f"찾은 {len(self.found):,}행 밖의 행"
 
 @patch
 def refresh(self:Browse):

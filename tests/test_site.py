@@ -46,6 +46,13 @@ def test_page(browser, address, name, width):
     page.close()
 
 
+def test_the_theme_is_whole(browser, address):
+    page, _ = opened(browser, f"{address}/index.html")
+    assert page.evaluate("getComputedStyle(document.querySelector('.navbar')).backgroundColor") not in ("rgba(0, 0, 0, 0)", "rgb(255, 255, 255)")
+    assert "googleapis" not in "".join(o.read_text(encoding="utf-8") for o in (ROOT/"_docs").rglob("*.css"))
+    page.close()
+
+
 def test_a_task_page_draws_its_records(browser, address):
     page, _ = opened(browser, f"{address}/tasks/nsmc.html")
     assert page.get_by_text("○ 긍정").count() and page.get_by_text("× 부정").count()

@@ -18,7 +18,7 @@ from koflan.widgets import browse, playground
 task = NSMC(mirror="samples")
 tok = learn_tokenizer([o for r in task.generate() for o in (r["instruction"], r["input"], *r["positives"], *r["negatives"])], 2000)
 net = tiny_electra(tok, hidden_size=32)
-for p in net.classifier.parameters(): p.data *= 30 # fresh weights, scores far enough apart to see
+for p in net.parameters(): p.data *= 5 if p.dim() > 1 else 1 # fresh weights, scores far enough apart to see
 model = RewardModel(net, tok)
 browse(task, tokenizer=tok)"""
 PLAY = """played = playground(model, "이 리뷰는 긍정인가요, 부정인가요?", "굳 ㅋㅋ", ["긍정", "부정"])
@@ -69,12 +69,12 @@ def page(lab):
         page.errors = []
         page.on("pageerror", lambda e: page.errors.append(str(e)))
         page.goto(f"{lab}/doc/tree/try.ipynb")
-        idle = page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")
-        idle.wait_for(timeout=60_000)
+        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=60_000) # earlier, the lab would ask which kernel to take
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()
-        page.get_by_label("지시문").nth(1).wait_for(timeout=60_000)
-        idle.wait_for()
+        try: page.get_by_label("지시문").nth(1).wait_for(timeout=90_000)
+        except Exception as e: raise AssertionError("the notebook did not run:\n" + "\n".join(page.locator(".jp-OutputArea").all_inner_texts())) from e
+        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
         yield page
         chromium.close()
 
@@ -140,7 +140,7 @@ def test_template(page):
 
 
 def test_filters(page):
-    _, rows = task_rows()
+    nsmc, rows = task_rows()
     label, text, answer = (output(page, 0).get_by_label(o) for o in ("라벨", "찾기", "답"))
     label.select_option("negative")
     n = sum(o["label"] == 0 and bool(o["document"]) for o in rows)
@@ -154,9 +154,13 @@ def test_filters(page):
     n = sum(wanted.lower() in o["document"].lower() for o in rows)
     becomes(page, 0, f" / {n}", wanted)
     text.fill("")
-    answer.fill("추천한다")
+    answer.fill("네")
     answer.press("Enter")
-    becomes(page, 0, "○ 추천한다")
+    n = sum(o["positives"] == ["네"] for o in nsmc(mirror="samples").generate())
+    becomes(page, 0, f" / {n}", "○ 네×")
+    answer.fill("없는 답")
+    answer.press("Enter")
+    becomes(page, 0, "찾은 행이 없습니다")
     answer.fill("")
     answer.press("Enter")
     becomes(page, 0, " / 24")

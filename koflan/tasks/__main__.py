@@ -43,11 +43,11 @@ def gallery(
     classes:list, # task classes
 ) -> str: # Markdown
     "A gallery: a table of all tasks and a rendered record of each."
-    rows = [f"| `{d['name']}` | {d['kind']} | {d['cluster']} | {cls.source.size or '-'} | {d['licence']} | {d['summary']} |"
+    rows = [f"| `{d['name']}` | {d['summary']} | {d['kind']} | {d['cluster']} | {d['rows'] or '-'} | {d['licence']} |"
             for cls in classes for d in [cls.describe()]]
     record = lambda r: [f"- 지시문: {r['instruction']}", f"- 입력: {r['input']!r}".replace("\\n", " "), f"- 맞는 답: {' · '.join(r['positives'])}", f"- 틀린 답: {' · '.join(r['negatives'])}"]
     parts = [[f"## {cls.name}", "", cls.describe()["summary"], "", *record(sample(cls).records[0]), ""] for cls in classes]
-    return "\n".join(["| 이름 | 종류 | 무리 | 행 | 사용 허가 | 소개 |", "|---|---|---|---|---|---|", *rows, "", *(o for p in parts for o in p)])
+    return "\n".join(["| 이름 | 소개 | 종류 | 무리 | 행 | 사용 허가 |", "|---|---|---|---|---|---|", *rows, "", *(o for p in parts for o in p)])
 
 # %% ../../nbs/tasks/01_main.ipynb #5ab6dc9d
 @call_parse

@@ -1,0 +1,238 @@
+"""koflan's build against a row-by-row loop: rows per second and peak memory, side by side in one run.
+
+    KOFLAN_HUB_MIRROR=../shared/hub python benchmarks/generate.py [--tasks "*"] [--splits train] [--repeat 10]
+
+Both sides start from the parquet files of the mirror and end with a closed JSONL file, every split of a task, one process each.
+- reference: `datasets.Dataset.from_parquet`, then one dict per row (`random.choice` of instruction and wording) and one `json.dumps` per line;
+  nothing is checked, normalised or hashed. `load` is its share for opening the parquet files with nothing in the cache.
+- koflan: `koflan.generate.build_file`, that is reading, tidying, all checks, writing, sha256 and the entry for the manifest.
+
+Each side of each task is a fresh process that has imported everything before its clock starts. The two take turns, the best of 3 counts.
+`ratio` compares both from parquet to JSONL; `loop` leaves the reference's loading out (koflan's stays in). Peaks are VmHWM in MiB.
+`--repeat N` copies every parquet file N times: a build bounded by its chunks keeps its peak.
+"""
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import statistics
+import sys
+import time
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import datasets
+import pandas # noqa: F401  (datasets and polars import these late: no side shall pay for it on its clock)
+import polars as pl
+import pyarrow.parquet # noqa: F401
+
+from koflan.generate import build_file
+from koflan.prompts import Template
+from koflan.shapes import BorrowTask, ChoiceTask, LabelTask, MultiLabelTask, SpanTask
+from koflan.sources import SPLITS, find_mirror
+from koflan.task import find_tasks
+
+FAMILIES = dict(label=LabelTask, multilabel=MultiLabelTask, choice=ChoiceTask, span=SpanTask, borrow=BorrowTask)
+ROUNDS = 3
+
+DERIVED = dict( # what the columns that a source derives are, row by row
+    klue_sts=lambda row: dict(label=row["labels"]["binary-label"]),
+    kor_qpair=lambda row: dict(meaning=row["is_duplicate"]),
+    kor_sarcasm=lambda row: dict(text=row["tokens"]),
+    kobest_boolq=lambda row: dict(form="statement" if row["question"].rstrip(" .").endswith("다") else "question"),
+    kobest_wic=lambda row: dict(quoted=f"'{row['word']}'"),
+)
+
+
+def family(cls):
+    "The family of a declared task; None for one that brings its own code for the answers."
+    found = next((k for k, base in FAMILIES.items() if issubclass(cls, base)), None)
+    return found if found and cls.answers is FAMILIES[found].answers else None
+
+
+def files_of(cls, split, mirror):
+    "The parquet files of a split; none where the mirror does not hold all of it."
+    found = []
+    for config, name in cls.source.parts(split):
+        folder = Path(mirror)/cls.source.repo/(config or "data")
+        if not (files := sorted(map(str, folder.glob(f"{name}-[0-9]*.parquet")))): return []
+        found += files
+    return found
+
+
+def splits_of(cls, wanted, mirror): return [o for o in SPLITS if o in cls.source.splits and (not wanted or o in wanted) and files_of(cls, o, mirror)]
+
+
+# ---- the reference: a loop
+
+def filled(template, row):
+    "A template's text; the quick way where no josa is asked for."
+    if not template.fields: return template.text
+    if any(spec for _, _, spec in template.parts): return template.fill(**row)
+    return template.text.format_map(row)
+
+
+def group(ds, *columns):
+    "What rows of one group lend each other."
+    out = {}
+    for row in ds: out.setdefault(row[columns[0]], []).append(tuple(row[o] for o in columns[1:]))
+    return out
+
+
+def label_answers(cls, row, ask, shared):
+    names, value, w = cls.source.names_of(cls.label), row[cls.label], random.randrange(ask.wordings)
+    right = value if isinstance(value, str) else names[value]
+    return [ask.answers[right][w]], [ask.answers[o][w] for o in names if o != right]
+
+
+def multilabel_answers(cls, row, ask, shared):
+    w = random.randrange(ask.wordings)
+    on = {o for o in cls.flags if row[o] == 1}
+    return [ask.answers[o][w] for o in cls.flags if o in on], [ask.answers[o][w] for o in cls.flags if o not in on]
+
+
+def choice_answers(cls, row, ask, shared):
+    words, gold = [row[o] for o in cls.choices], row[cls.gold] - cls.gold_from
+    return [words[gold]], words[:gold] + words[gold + 1:]
+
+
+def span_answers(cls, row, ask, shared):
+    right, others = row["answers"]["text"], shared[row[cls.context]]
+    wrong = {o["text"][0]: 0 for o, in random.sample(others, min(len(others), cls.window))}
+    return right[:1], [o for o in wrong if not any(o in r or r in o for r in right)][:cls.most]
+
+
+def borrow_answers(cls, row, ask, shared):
+    others = shared[row[cls.group]]
+    wrong = {reply: 0 for asked, reply in random.sample(others, min(len(others), cls.window)) if asked != row[cls.asked] and reply != row[cls.reply]}
+    return [row[cls.reply]], list(wrong)[:cls.most]
+
+
+ANSWERS = dict(label=label_answers, multilabel=multilabel_answers, choice=choice_answers, span=span_answers, borrow=borrow_answers)
+
+
+def lent(cls, ds):
+    if issubclass(cls, SpanTask): return group(ds, cls.context, "answers")
+    return group(ds, cls.group, cls.asked, cls.reply) if issubclass(cls, BorrowTask) else None
+
+
+def by_rows(cls, files, split, out, cache):
+    "Write one split row by row; (rows, seconds for loading)."
+    start = time.perf_counter()
+    ds = datasets.Dataset.from_parquet(files, cache_dir=cache)
+    loaded = time.perf_counter() - start
+    answers, derive, shared, asks = ANSWERS[family(cls)], DERIVED.get(cls.name), lent(cls, ds), cls.prompts.asks
+    depends = any(o.when for o in asks)
+    with open(out, "w", encoding="utf-8") as f:
+        for i, row in enumerate(ds):
+            if derive: row |= derive(row)
+            if depends: asks = [o for o in cls.prompts.asks if all(str(row[k]).strip() == v for k, v in o.when.items())]
+            ask = random.choice(asks)
+            n = random.randrange(len(ask.templates))
+            positives, negatives = answers(cls, row, ask, shared)
+            template, text = ask.templates[n], ask.input or cls.prompts.input
+            if "options" in template.fields or "options" in text.fields:
+                options = positives + negatives
+                random.shuffle(options)
+                row["options"] = cls.between.join(options)
+            record = dict(instruction=filled(template, row), input=filled(text, row), positives=positives, negatives=negatives,
+                          task=cls.name, id=f"{cls.name}-{split}-{i}", template=n)
+            f.write(json.dumps(record, ensure_ascii=False) + "\n")
+    return len(ds), loaded
+
+
+# ---- the two sides
+
+def reference(cls, splits, mirror, out):
+    rows = loaded = 0
+    for split in splits:
+        n, seconds = by_rows(cls, files_of(cls, split, mirror), split, out/f"{split}.jsonl", str(out/"cache"))
+        rows, loaded = rows + n, loaded + seconds
+    return rows, loaded
+
+
+def koflan(cls, splits, mirror, out):
+    return sum(build_file(cls, split, out, str(mirror))["rows"] for split in splits), 0.
+
+
+def memory(field):
+    "VmHWM (peak) or VmRSS (now) of this process in MiB."
+    return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])/1024
+
+
+def side(pipe, what, name, splits, mirror):
+    "A process of one side: builds once for every 'go', then tells its memory."
+    datasets.disable_progress_bars()
+    cls, work = find_tasks(name)[0], dict(reference=reference, koflan=koflan)[what]
+    pipe.send(memory("VmRSS"))
+    while pipe.recv() == "go":
+        with TemporaryDirectory() as d:
+            start = time.perf_counter()
+            rows, loaded = work(cls, splits, mirror, Path(d))
+            pipe.send((rows, time.perf_counter() - start, loaded))
+    pipe.send(memory("VmHWM"))
+
+
+class Side:
+    def __init__(self, *args):
+        context = get_context("spawn")
+        self.pipe, end = context.Pipe()
+        self.process = context.Process(target=side, args=(end, *args), daemon=True)
+        self.process.start()
+        end.close()
+
+    def get(self):
+        try: return self.pipe.recv()
+        except EOFError: sys.exit("a side of the benchmark died; see above")
+
+    def go(self, word):
+        self.pipe.send(word)
+        return self.get()
+
+
+def measured(cls, splits, mirror):
+    "rows, the best (seconds, seconds for loading) of the reference and of koflan, their peaks, memory before."
+    sides = [Side(o, cls.name, splits, mirror) for o in ("reference", "koflan")]
+    before = max(o.get() for o in sides)
+    runs = [[o.go("go") for o in sides] for _ in range(ROUNDS)]
+    best = [min(o[1:] for o in run) for run in zip(*runs)]
+    peaks = [o.go("stop") for o in sides]
+    for o in sides: o.process.join()
+    return runs[0][1][0], *best, peaks, before
+
+
+def repeated(mirror, times, folder):
+    "A mirror whose parquet files stand there several times."
+    shutil.copytree(mirror, folder)
+    os.chmod(folder, 0o755)
+    for path in list(folder.rglob("*.parquet")):
+        os.chmod(path.parent, 0o755)
+        for i in range(1, times): shutil.copy(path, path.with_name(f"{path.stem.split('-')[0]}-{i:05}-copy.parquet"))
+    return folder
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", default="*", help="names or globs, comma-separated")
+    parser.add_argument("--splits", default="", help="comma-separated; by default all that the mirror holds, together")
+    parser.add_argument("--repeat", type=int, default=1, help="copies of every parquet file")
+    args = parser.parse_args()
+    mirror, wanted, ratios = find_mirror(), [o for o in args.splits.split(",") if o], []
+    if not mirror: sys.exit("set KOFLAN_HUB_MIRROR to a mirror of dataset repositories")
+    with TemporaryDirectory() as d:
+        mirror = repeated(mirror, args.repeat, Path(d)/"mirror") if args.repeat > 1 else mirror.resolve()
+        print(f"{os.cpu_count()} cores, polars {pl.__version__} on {pl.thread_pool_size()} threads, datasets {datasets.__version__}")
+        print(f"{'task':<18}{'family':<11}{'rows':>9}{'reference/s':>13}{'load':>7}{'koflan/s':>11}{'ratio':>8}{'loop':>8}{'peak ref':>10}{'koflan':>8}{'before':>8}")
+        for cls in find_tasks(args.tasks):
+            if not family(cls) or not (splits := splits_of(cls, wanted, mirror)): continue
+            rows, (ref, load), (ours, _), peaks, before = measured(cls, splits, mirror)
+            ratios.append((ref/ours, cls.name))
+            print(f"{cls.name:<18}{family(cls):<11}{rows:>9,}{rows/ref:>13,.0f}{load/ref:>7.0%}{rows/ours:>11,.0f}{ref/ours:>8.1f}{(ref - load)/ours:>8.1f}"
+                  f"{peaks[0]:>10.0f}{peaks[1]:>8.0f}{before:>8.0f}", flush=True)
+    if ratios: print(f"ratio: median {statistics.median(o for o, _ in ratios):.1f}, lowest {min(ratios)[0]:.1f} ({min(ratios)[1]}), of {len(ratios)} declared tasks")
+
+
+if __name__ == "__main__": main()
