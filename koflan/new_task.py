@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from keyword import iskeyword
 from pathlib import Path
 from string import Template
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 from zlib import crc32
 
@@ -101,10 +102,11 @@ def _licence(card):
 
 # %% ../nbs/20_new_task.ipynb #57c30b80
 def _read_mirror(path, config):
-    try: builder = _builder(path, config)
-    except SourceError as e: raise SourceError(f"{path}: {' '.join(str(e.__cause__ or e).split())}") from e
-    builder.download_and_prepare()
-    held = {str(o): _from_dataset(builder.as_dataset(o)) for o in builder.info.splits}
+    with TemporaryDirectory() as tmp: # a cache of its own: `datasets` knows folders by their names only
+        try: builder = _builder(path, config, tmp)
+        except SourceError as e: raise SourceError(f"{path}: {' '.join(str(e.__cause__ or e).split())}") from e
+        builder.download_and_prepare()
+        held = {str(o): _from_dataset(builder.as_dataset(o, in_memory=True)) for o in builder.info.splits}
     return Table({k: df for k, (df, _) in held.items()}, _names(builder.info.features), _licence(path/"README.md") if (path/"README.md").is_file() else "")
 
 # %% ../nbs/20_new_task.ipynb #ba6c7709

@@ -128,5 +128,5 @@ def check_checkpoint(folder, data):
 
 
 def test_commands_answer_help():
-    for name in ("generate", "tasks", "evaluate", "push_to_hub", "demo", "reward_trainer"):
+    for name in ("generate", "tasks", "new_task", "verify", "contamination", "evaluate", "push_to_hub", "demo", "reward_trainer"):
         assert "usage" in command(f"koflan.{name}", "--help", cwd=ROOT).stdout

@@ -18,7 +18,7 @@ from koflan.widgets import browse, playground
 task = NSMC(mirror="samples")
 tok = learn_tokenizer([o for r in task.generate() for o in (r["instruction"], r["input"], *r["positives"], *r["negatives"])], 2000)
 net = tiny_electra(tok, hidden_size=32)
-for p in net.parameters(): p.data *= 5 if p.dim() > 1 else 1 # fresh weights, scores far enough apart to see
+for p in net.parameters(): p.data *= 15 if p.dim() > 1 else 1 # fresh weights, scores far enough apart to see
 model = RewardModel(net, tok)
 browse(task, tokenizer=tok)"""
 PLAY = """played = playground(model, "이 리뷰는 긍정인가요, 부정인가요?", "굳 ㅋㅋ", ["긍정", "부정"])
@@ -177,7 +177,7 @@ def test_tokens_and_split(page):
     becomes(page, 0, "원본 train", "1 / 24")
 
 
-def ranking(page): return output(page, 1).locator(".koflan-answer").all_inner_texts()
+def ranking(page): return output(page, 1).locator(".koflan-answer:visible").all_inner_texts()
 
 
 def test_playground_ranks_as_one_types(page):
@@ -203,6 +203,20 @@ def test_playground_follows_input_and_instruction(page):
     output(page, 1).get_by_label("답").fill("")
     becomes(page, 1, "답을 한 줄에 하나씩")
     assert not page.errors
+
+
+def test_a_reopened_notebook_shows_what_was_there(page):
+    "Saved, its kernel stopped and opened again: the static page takes the widgets' place, and no error is told."
+    static = page.locator("[id^=koflan-]")
+    assert static.count() == 2 and not any(o.is_visible() for o in static.all())
+    for menu, item in (("File", "Save Notebook"), ("Kernel", "Shut Down Kernel")):
+        page.get_by_role("menuitem", name=menu, exact=True).click()
+        page.get_by_text(item, exact=True).first.click()
+        page.wait_for_timeout(1000)
+    page.reload()
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=60_000)
+    becomes(page, 0, "원본 train", "JupyterLab에서 실행하면", gone=["model not found", "Loading"])
+    becomes(page, 1, "긍정", "JupyterLab에서 실행하면", gone=["model not found", "Loading"])
 
 
 def test_the_saved_notebook_reads_without_a_kernel():
