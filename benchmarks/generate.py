@@ -30,7 +30,6 @@ import polars as pl
 import pyarrow.parquet # noqa: F401
 
 from koflan.generate import build_file
-from koflan.prompts import Template
 from koflan.shapes import BorrowTask, ChoiceTask, LabelTask, MultiLabelTask, SpanTask
 from koflan.sources import SPLITS, find_mirror
 from koflan.task import find_tasks

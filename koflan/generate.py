@@ -107,8 +107,9 @@ def _run(jobs, kwargs, num_proc):
         for f in as_completed(futures):
             yield *futures[f], (f.result() if not f.exception() else (None, f"the worker died ({f.exception()})", False))
 
-# %% ../nbs/30_generate.ipynb #97ca1cf9
+# %% ../nbs/30_generate.ipynb #10a90bfc
 def _front(entries):
+    entries = [e for e in entries if e["kept"]] # `datasets` cannot read a file without a line
     splits = [o for o in SPLITS if any(e["recipe"]["split"] == o for e in entries)]
     files = [dict(split=s, path=[e["file"] for e in entries if e["recipe"]["split"] == s]) for s in splits]
     build = sha256("".join(e["sha256"] for e in entries).encode()).hexdigest()[:16] # makes the cache of `datasets` know one build from another

@@ -200,6 +200,7 @@ def read_records(
     "Read records; `KoflanError` names the file when it is not there or has other columns."
     path = Path(path)
     if not path.is_file(): raise KoflanError(f"{path}: no such file")
+    if not path.stat().st_size: return pl.DataFrame(schema=SCHEMA) # a task of which no row was kept
     try: df = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_ndjson(path, infer_schema_length=None)
     except (pl.exceptions.PolarsError, OSError) as e: raise KoflanError(f"{path}: not readable: {str(e).splitlines()[0]}") from e
     if missing := [o for o in RECORD if o not in df.columns]: raise KoflanError(f"{path}: no column {missing[0]!r}")
