@@ -128,12 +128,14 @@ def _read_folder(self:HubSource, path, config, split):
     builder = _builder(path, config)
     held = builder.config.data_files or {}
     if split not in held: raise MissingSplit(f"{path} has no split {split!r} of {self!r}; there is: {', '.join(map(str, held))}")
-    if type(builder).__name__ != "Parquet": return _read_other(path, config, split)
+    if not any(o.__name__ == "Parquet" for o in type(builder).__mro__): return _read_other(path, config, split)
     from datasets import Features
-    from pyarrow import parquet
+    from pyarrow import ArrowInvalid, parquet
     paths = sorted(map(str, held[split]))
-    features = Features.from_arrow_schema(parquet.read_schema(paths[0]))
-    return pl.read_parquet(paths, columns=[o for o in self.columns if o in features]), features
+    try:
+        features = Features.from_arrow_schema(parquet.read_schema(paths[0]))
+        return pl.read_parquet(paths, columns=[o for o in self.columns if o in features]), features
+    except (pl.exceptions.PolarsError, ArrowInvalid, OSError) as e: raise SourceError(f"{self.repo}: {split} is not readable ({str(e).splitlines()[0]})") from e
 
 def _read_other(path, config, split):
     "CSV, JSON and the like; in a cache of its own, since `datasets` knows folders by their names only."
