@@ -26,7 +26,7 @@ from .sources import SPLITS
 from .task import find_tasks
 from .verify import check_sums, file_sha, read_manifest
 
-# %% ../nbs/32_contamination.ipynb #b56b0855
+# %% ../nbs/32_contamination.ipynb #8d508326
 def _pattern(template):
     "A regular expression that takes a filled template apart."
     gap = lambda field, spec: "" if field is None else "(.*?)" + (f"(?:{spec.replace('/', '|')})" if spec else "")
@@ -40,7 +40,7 @@ def _templates(task):
     words = lambda t: sum(len(lit) for lit, _, _ in t.parts)
     return sorted((t for t in found.values() if words(t)), key=lambda t: (-words(t), t.text))
 
-# %% ../nbs/32_contamination.ipynb #a3cf15e4
+# %% ../nbs/32_contamination.ipynb #02f6910a
 def source_texts(
     inputs:pl.Series, # the inputs of a task's records
     task:str, # its name
@@ -54,7 +54,7 @@ def source_texts(
         out = pl.when(col.str.contains(pattern)).then(parts).otherwise(out)
     return inputs.rename("input").to_frame().select(out.alias("texts")).to_series()
 
-# %% ../nbs/32_contamination.ipynb #e4e61256
+# %% ../nbs/32_contamination.ipynb #32eb5f25
 BY = ("input", "field")
 COLUMNS = dict(file=pl.Int64, row=pl.Int64, task=pl.String, id=pl.String, text=pl.String, norm=pl.String)
 
@@ -78,12 +78,12 @@ def texts_of(
     got = [_texts(Path(folder)/e["file"], e, i, by) for i, e in enumerate(held["files"]) if e["recipe"]["split"] in splits]
     return pl.concat(got) if got else pl.DataFrame(schema=COLUMNS)
 
-# %% ../nbs/32_contamination.ipynb #98538846
-PERM, ROWS, CROWD = 128, 4, 64 # MinHash values of a text; values of a band; train texts looked at in one bucket
+# %% ../nbs/32_contamination.ipynb #bd33f55b
+PERM, ROWS, CROWD = 128, 4, 8 # MinHash values of a text; values of a band; texts of the other side looked at in one bucket
 
 def _rensa():
     try: import rensa
-    except ImportError: raise KoflanError("near overlaps need the package rensa: pip install 'koflan[near]' (or say --near 0)") from None
+    except ImportError: raise KoflanError("near overlaps need the package rensa 0.5: pip install 'koflan[near]' (or say --near 0)") from None
     return rensa.RMinHash
 
 def _pairs_of_chars(texts):
@@ -106,14 +106,15 @@ def _bands(grams, starts, step=8192):
         out.append(key)
     return np.concatenate(out)
 
-# %% ../nbs/32_contamination.ipynb #7ef619dc
+# %% ../nbs/32_contamination.ipynb #46cd92af
 def _candidates(train, test):
     "Pairs (i, j) of train and test texts that share a band."
     seen = []
     for b in range(train.shape[1]):
         left, right = (pl.DataFrame(dict(key=o[:, b])).with_row_index(n) for o, n in ((train, "i"), (test, "j")))
-        left = left.join(right, on="key", how="semi", maintain_order="left").filter(pl.int_range(pl.len()).over("key") < CROWD)
-        seen.append(left.join(right, on="key").select("i", "j"))
+        left, right = left.join(right, on="key", how="semi", maintain_order="left"), right.join(left, on="key", how="semi", maintain_order="left")
+        first = pl.int_range(pl.len()).over("key") < CROWD
+        seen += [left.join(right.filter(first), on="key").select("i", "j"), left.filter(first).join(right, on="key").select("i", "j")]
     return pl.concat(seen).unique().sort("i", "j")
 
 def _jaccard(pairs, train, test, step=100_000):
@@ -122,7 +123,7 @@ def _jaccard(pairs, train, test, step=100_000):
     out = [pl.DataFrame(dict(a=train.gather(o["i"]), b=test.gather(o["j"]))).select(both / (size("a") + size("b") - both)) for o in pairs.iter_slices(step)]
     return pl.concat(out).to_series() if out else pl.Series([], dtype=pl.Float64)
 
-# %% ../nbs/32_contamination.ipynb #52e9ada7
+# %% ../nbs/32_contamination.ipynb #f3d02949
 def near_pairs(
     train:pl.Series, # normal forms
     test:pl.Series, # normal forms
@@ -138,7 +139,7 @@ def near_pairs(
     pairs = pairs.with_columns(similarity=_jaccard(pairs, *lists)).filter(pl.col("similarity") >= near)
     return pairs.select(train=train.gather(pairs["i"]), test=test.gather(pairs["j"]), similarity="similarity").filter(pl.col("train") != pl.col("test"))
 
-# %% ../nbs/32_contamination.ipynb #8b9f5581
+# %% ../nbs/32_contamination.ipynb #c3d3c814
 LEVELS = ("exact", "normal", "near") # from strict to loose
 SIDES = ("train", "test")
 
@@ -162,7 +163,7 @@ def matches(
     found = pl.concat(found).sort("train_task", "test_task", "level", "similarity", "test_id", "train_id", descending=[False] * 3 + [True] + [False] * 2)
     return found.unique(["train_task", "test_task", "test_text"], keep="first", maintain_order=True)
 
-# %% ../nbs/32_contamination.ipynb #e73492af
+# %% ../nbs/32_contamination.ipynb #3fe13410
 def table(
     found:pl.DataFrame, # of `matches`
     test:pl.DataFrame, # of `texts_of`
@@ -175,7 +176,7 @@ def table(
     out = hit.group_by("train_task", "test_task").agg(*each, overlap=pl.len().cast(pl.Int64)).join(size, on="test_task")
     return out.with_columns(share=pl.col("overlap") / pl.col("records")).drop("records").sort("overlap", "train_task", "test_task", descending=[True, False, False])
 
-# %% ../nbs/32_contamination.ipynb #b2dac67d
+# %% ../nbs/32_contamination.ipynb #c4698f42
 def shared(
     train:pl.DataFrame, # of `texts_of`
     min_chars:int=10, # shorter texts do not count
@@ -187,7 +188,7 @@ def shared(
     both = both.join(size, on="task").join(size, left_on="other", right_on="task", suffix="_b")
     return both.select("task", "other", "texts", share=pl.col("texts") / pl.min_horizontal("n", "n_b")).sort("texts", "task", "other", descending=[True, False, False])
 
-# %% ../nbs/32_contamination.ipynb #4e7c1a59
+# %% ../nbs/32_contamination.ipynb #9f328851
 class Overlaps:
     "What the train and test files of a data folder share."
     def __init__(self,
@@ -209,7 +210,7 @@ class Overlaps:
         self.found = matches(self.train, self.test, self.pairs)
         self.table, self.shared = table(self.found, self.test), shared(self.train, min_chars)
 
-# %% ../nbs/32_contamination.ipynb #bccea520
+# %% ../nbs/32_contamination.ipynb #fd190c02
 def _lines(rows, left):
     "Columns of text, the first `left` of them to the left."
     w = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
@@ -223,12 +224,13 @@ def examples(self:Overlaps,
     test_task:str, # its records are the test
     n:int=3, # at most so many, of different levels
 ) -> list[str]: # two lines each
-    "Matched pairs to look at, one of each level."
-    of = self.found.filter(pl.col("train_task") == train_task, pl.col("test_task") == test_task).unique("level", keep="first", maintain_order=True).head(n)
+    "Matched pairs to look at: the longest of each level."
+    of = self.found.filter(pl.col("train_task") == train_task, pl.col("test_task") == test_task)
+    of = of.sort("level", pl.col("test_text").str.len_chars(), descending=[False, True], maintain_order=True).unique("level", keep="first", maintain_order=True).head(n)
     line = lambda r: f"  {LEVELS[r['level']]} {r['similarity']:.2f}\n    {r['test_id']}: {_cut(r['test_text'])}\n    {r['train_id']}: {_cut(r['train_text'])}"
     return [line(r) for r in of.iter_rows(named=True)]
 
-# %% ../nbs/32_contamination.ipynb #14398c3b
+# %% ../nbs/32_contamination.ipynb #ccec2a84
 @patch
 def report(self:Overlaps,
     rows:int=20, # pairs of tasks in the table
@@ -243,7 +245,7 @@ def report(self:Overlaps,
     both = [(r["task"], r["other"], f"{r['texts']:,}", f"{r['share']:.2%}") for r in self.shared.head(rows).iter_rows(named=True)]
     return "\n".join(lines + (["\ntrain tasks that share texts:", *_lines([("task", "other", "texts", "share"), *both], 2)] if both else []))
 
-# %% ../nbs/32_contamination.ipynb #42654a66
+# %% ../nbs/32_contamination.ipynb #7a5ec115
 @patch
 def write_csv(self:Overlaps,
     path, # where
@@ -253,7 +255,7 @@ def write_csv(self:Overlaps,
     of = self.table if what == "table" else self.found.with_columns(pl.col("level").replace_strict(range(len(LEVELS)), LEVELS, return_dtype=pl.String))
     with whole_file(path) as tmp: of.write_csv(tmp, include_bom=True)
 
-# %% ../nbs/32_contamination.ipynb #aa0027df
+# %% ../nbs/32_contamination.ipynb #e24cba4a
 REASONS = tuple(f"{o}_in_test" for o in LEVELS)
 
 @patch
@@ -264,7 +266,7 @@ def marks(self:Overlaps) -> pl.DataFrame: # file, row, level
     level = pl.coalesce(*(pl.when(o).then(pl.lit(i, dtype=pl.Int64)) for i, o in enumerate(hit)))
     return self.train.with_columns(level=level).drop_nulls("level").group_by("file", "row").agg(pl.col("level").min()).sort("file", "row")
 
-# %% ../nbs/32_contamination.ipynb #15b44ed0
+# %% ../nbs/32_contamination.ipynb #5463e7f2
 @patch
 def _cleaned(self:Overlaps, at, entry, out):
     "Write a train file without its marked records; its new entry."
@@ -280,7 +282,7 @@ def _copied(folder, entry, out):
     with whole_file(out/entry["file"]) as tmp: shutil.copyfile(folder/entry["file"], tmp)
     return entry
 
-# %% ../nbs/32_contamination.ipynb #273595c6
+# %% ../nbs/32_contamination.ipynb #ffe03379
 @patch
 def drop(self:Overlaps,
     out, # a folder that is not there yet, or is empty
@@ -302,7 +304,7 @@ def drop(self:Overlaps,
     except OSError as e: raise KoflanError(f"{out}: cannot write there ({e.strerror})") from e
     return [e for e in done if e["recipe"]["split"] == "train"]
 
-# %% ../nbs/32_contamination.ipynb #72dfaea8
+# %% ../nbs/32_contamination.ipynb #a3913ca0
 @call_parse
 def koflan_contamination(
     folder:str, # data folder of koflan_generate

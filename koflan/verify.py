@@ -179,5 +179,5 @@ def koflan_verify(
     "Check a data folder against its manifest, and build it again to compare."
     with user_errors("koflan_verify"): found = verify(folder, hub_mirror, quick)
     for o in found: print(o)
-    print(f"koflan_verify: {folder}: " + (f"{len(found)} differences" if found else "all is right"))
+    print(f"koflan_verify: {folder}: " + (f"{len(found)} different" if found else "all is right"))
     if found: raise SystemExit(1)
