@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 from fastcore.script import call_parse
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 import koflan
 from .schema import KoflanError, features, unknown, user_errors, whole_file, write_json, write_records, write_text
