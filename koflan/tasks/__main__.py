@@ -8,9 +8,10 @@ __all__ = ['listing', 'details', 'sample', 'gallery', 'koflan_tasks']
 # %% ../../nbs/tasks/01_main.ipynb #1c5472d5
 from fastcore.script import Param, call_parse
 
+from ..display import Shown
 from ..schema import user_errors
 from ..sources import MissingSplit
-from ..task import Shown, find_tasks
+from ..task import find_tasks
 
 # %% ../../nbs/tasks/01_main.ipynb #196ff23a
 def listing(
