@@ -186,7 +186,7 @@ def spread_html(
     bars = "".join(f"M{8*i + 1} 36v-{34*n/counts.max():.1f}h6V36z" for i, n in enumerate(counts) if n)
     svg = (f'<svg role="img" aria-label="{escape(title)}의 길이: {told}" viewBox="0 0 192 38" style="width:100%;height:auto;display:block">'
            f'<path d="{bars}" fill="rgba({color},.85)"/><line x1="0" y1="37" x2="192" y2="37" stroke="currentColor" stroke-opacity=".5"/></svg>')
-    return f'<div style="flex:1 1 8.5em;max-width:15em"><div>{escape(title)}</div>{svg}<div style="{QUIET}">{told}</div></div>'
+    return f'<div style="min-width:0"><div>{escape(title)}</div>{svg}<div style="{QUIET}">{told}</div></div>'
 
 # %% ../nbs/07_display.ipynb #90003c7e
 class Card:
@@ -266,7 +266,7 @@ def _counts_html(self:Card):
 def _spread_html(self:Card):
     pooled = {k: np.sort(np.concatenate([c.lengths[k] for c in self.counts.values()])) for k in RECORD} if self.counts else {}
     titles = dict(instruction=("지시문", "127,127,127"), input=("입력", "127,127,127"), positives=("맞는 답", RIGHT), negatives=("틀린 답", WRONG))
-    return f'<div style="display:flex;flex-wrap:wrap;gap:.6em 1.4em;margin:.6em 0">{"".join(spread_html(titles[k][0], o, titles[k][1]) for k, o in pooled.items())}</div>'
+    return f'<div style="display:grid;grid-template-columns:repeat(auto-fit,minmax(8em,1fr));gap:.6em 1.4em;margin:.6em 0">{"".join(spread_html(titles[k][0], o, titles[k][1]) for k, o in pooled.items())}</div>'
 
 # %% ../nbs/07_display.ipynb #9176a3c8
 @patch

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MARK', 'FAMILIES', 'READERS', 'SPLIT_NAMES', 'LABELS', 'TEXTS', 'PAIRS', 'CONTEXTS', 'QUESTIONS', 'GOLDS', 'STEMS',
-           'IDS', 'MOST_LABELS', 'PLANS', 'HEAD', 'RAW', 'ASK', 'TASK', 'PROOF', 'IMPORTS', 'TEST_IMPORTS', 'SOURCE',
-           'PROMPTS', 'CLASS', 'TEST', 'PROOFS', 'CHECK', 'SCALE_LOCAL', 'SCALE_HUB', 'SCALE', 'PACKAGE', 'EXPORT',
-           'PYPROJECT', 'Table', 'read_file', 'read_repo', 'label_columns', 'text_columns', 'Plan', 'guess_kind',
-           'guess', 'guess_splits', 'sample_rows', 'raw_row', 'Place', 'find_place', 'write_notebook', 'task_notebook',
-           'undecided', 'export_notebook', 'Target', 'write_all', 'new_task', 'koflan_new_task']
+           'IDS', 'MOST_LABELS', 'PLANS', 'HEAD', 'RAW', 'ASK', 'TASK', 'CARD', 'PROOF', 'IMPORTS', 'TEST_IMPORTS',
+           'SOURCE', 'PROMPTS', 'CLASS', 'TEST', 'PROOFS', 'CHECK', 'SCALE_LOCAL', 'SCALE_HUB', 'SCALE', 'PACKAGE',
+           'EXPORT', 'PYPROJECT', 'Table', 'read_file', 'read_repo', 'label_columns', 'text_columns', 'Plan',
+           'guess_kind', 'guess', 'guess_splits', 'sample_rows', 'raw_row', 'Place', 'find_place', 'write_notebook',
+           'task_notebook', 'undecided', 'export_notebook', 'Target', 'write_all', 'new_task', 'koflan_new_task']
 
 # %% ../nbs/20_new_task.ipynb #8c65db79
 import importlib
@@ -503,6 +503,8 @@ TASK = """## 태스크
 
 $mark: 이 태스크에서 사람이 정한 것 하나를 적습니다(버리는 행, 뒤집히는 라벨…).$open"""
 
+CARD = """태스크를 적으면 카드가 나옵니다. 라벨과 정답의 자리가 한쪽으로 쏠리지 않았는지, 맞는 답만 유난히 길지 않은지 봅니다."""
+
 PROOF = """맞는 답은 원본의 정답과 한 행씩 맞습니다. 버린 행은 까닭과 함께 셉니다."""
 
 # %% ../nbs/20_new_task.ipynb #8d8980c5
@@ -697,7 +699,7 @@ def _cells(place):
     in_repo = place.mirror == "samples"
     yield from [(code, f"#| default_exp {place.exp}"), (md, HEAD), (md, RAW), (code, IMPORTS), (code, TEST_IMPORTS), (code, SOURCE),
                 (code, '$source.read("$split", $mirror).head(3)'), (md, ASK), (code, PROMPTS), (md, TASK), (code, CLASS),
-                (code, '$cls(mirror=$mirror).show(4$other_split)'), (md, PROOF), (code, TEST), (md, CHECK),
+                (code, '$cls(mirror=$mirror).show(4$other_split)'), (md, CARD), (code, "$cls(mirror=$mirror)"), (md, PROOF), (code, TEST), (md, CHECK),
                 (code, "test_eq(undecided($cls, $mirror), [])"), (code, "check_task($cls)" if in_repo else "check_task($cls, $mirror)")]
     if place.hub: yield from [(md, SCALE_LOCAL), (code, "from koflan.generate import generate, summary"), (code, SCALE)]
     elif not in_repo: yield md, SCALE_HUB
