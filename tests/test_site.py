@@ -17,6 +17,7 @@ FAULTS = """async () => {
     for (const s of main.querySelectorAll("svg")) if (s.getBoundingClientRect().width > 48 && !s.getAttribute("aria-label") && !s.querySelector("title")) out.push("an svg without a title");
     if (document.documentElement.scrollWidth > innerWidth) out.push(`the page is ${document.documentElement.scrollWidth} wide: ` +
         [...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > innerWidth + 1).slice(0, 3).map(name).join(" | "));
+    if (main.clientWidth < Math.min(innerWidth, 900)*.55) out.push(`the text is squeezed into ${main.clientWidth} of ${innerWidth}`);
     for (const e of main.querySelectorAll("*")) {
         const style = getComputedStyle(e), hides = o => o === "hidden" || o === "clip";
         if (e.clientWidth > 1 && e.innerText && hides(style.overflowX) && e.scrollWidth > e.clientWidth + 1) out.push(`cut off at its side: ${name(e)}`);
@@ -77,18 +78,33 @@ def ground(tab): return tab.evaluate("getComputedStyle(document.body).background
 def test_every_page(tab, address, name):
     "Wide and narrow, light and dark: no error, nothing broken, nothing cut off, nothing unreadable."
     tab.errors.clear()
+    opened(tab, f"{address}/{name}")
+    assert tab.locator("h1").first.inner_text().strip()
     found, grounds = [], {}
     for width in (1280, 390):
-        opened(tab, f"{address}/{name}", width)
-        assert tab.locator("h1").first.inner_text().strip()
+        tab.set_viewport_size(dict(width=width, height=900))
         found += [f"{width}: {o}" for o in tab.evaluate(FAULTS)]
-        for scheme in ("light", "dark"):
-            tab.emulate_media(color_scheme=scheme)
-            tab.wait_for_function("dark => document.documentElement.classList.contains('quarto-dark') === dark", arg=scheme == "dark")
-            grounds[scheme] = ground(tab)
-            if width == 1280: found += [f"{scheme}: {o}" for o in tab.evaluate(FAINT)]
+    for scheme in ("light", "dark"):
+        tab.emulate_media(color_scheme=scheme)
+        tab.wait_for_function("dark => document.documentElement.classList.contains('quarto-dark') === dark", arg=scheme == "dark")
+        grounds[scheme], faint = ground(tab), tab.evaluate(FAINT)
+        found += [f"{scheme}: {o}" for o in faint]
     assert not found and not tab.errors, "\n".join(found + tab.errors)
     assert grounds["light"] > 600 and grounds["dark"] < 200, grounds
+
+
+def test_the_eyes_see(tab):
+    "A page with one of each fault is told apart from a sound one."
+    svg = '<svg width="60" height="60"><text y="20">figure</text></svg>'
+    faults = {"is broken": '<img src="data:image/png,x" alt="a">', "no alt text": f'<img src="data:image/svg+xml,{svg.replace("<svg", "<svg xmlns=%22http://www.w3.org/2000/svg%22").replace(chr(34), "%22")}">',
+              "without a title": svg, "wide": '<div style="width:3000px">far</div>', "at its side": '<p style="overflow:hidden;width:30px;white-space:nowrap">words that do not fit</p>',
+              "squeezed": "<style>main {width: 90px}</style>column", "cut off below": '<p style="overflow:hidden;height:10px">words<br>that<br>do<br>not<br>fit</p>'}
+    for said, html in {"": "<p>sound</p>", **faults}.items():
+        tab.set_content(f"<main>{html}</main>")
+        found = tab.evaluate(FAULTS)
+        assert any(said in o for o in found) if said else not found, (said, found)
+    tab.set_content('<main style="background:#fff"><p style="color:#ddd">faint</p><p style="color:#333">clear</p></main>')
+    assert len(tab.evaluate(FAINT)) == 1
 
 
 def test_no_link_leads_nowhere():
@@ -157,7 +173,7 @@ def test_the_api_of_generate(tab, address):
     for o in ("koflan_generate", "max_instance_per_task", "records of each task and split at most", "Build a data folder"): assert o in body
 
 
-@pytest.mark.parametrize("word, hit", [("감성", "NSMC"), ("감정", "NSMC"), ("klue", "KLUE"), ("보상 모델", "reward"), ("조사", "조사")])
+@pytest.mark.parametrize("word, hit", [("감성", "koflan"), ("감정", "NSMC"), ("klue", "KLUE"), ("보상 모델", "reward"), ("조사", "조사")])
 def test_search(tab, address, word, hit):
     opened(tab, f"{address}/index.html")
     tab.get_by_placeholder("Search").fill(word)
