@@ -1,6 +1,8 @@
 "The built site in a real browser: every page at two widths, light and dark; the API is there; search knows Korean."
 import functools
 import http.server
+import json
+import re
 import subprocess
 import sys
 import threading
@@ -124,6 +126,15 @@ def test_everything_written_is_on_the_site_and_in_the_sidebar():
     assert not [o for o in PAGES if f'href="./{o}"' not in side and f'href="{o}"' not in side]
 
 
+def test_no_title_swallows_its_page():
+    "nbdev makes front matter of the cell with the title and the description, and drops whatever else stands in it."
+    for path in sorted((ROOT/"nbs").rglob("*.ipynb")):
+        if ".ipynb_checkpoints" in path.parts: continue
+        first = next("".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "markdown")
+        lost = [o for o in first.splitlines()[1:] if o.strip() and not re.match(r"> |- [\w-]+: ", o)]
+        assert first.startswith("# ") and not lost, f"{path.name}: give {lost[0][:40]!r} a cell of its own"
+
+
 def test_the_theme_is_whole(tab, address):
     opened(tab, f"{address}/index.html")
     assert tab.evaluate("getComputedStyle(document.querySelector('.navbar')).backgroundColor") not in ("rgba(0, 0, 0, 0)", "rgb(255, 255, 255)")
@@ -152,7 +163,6 @@ def test_the_landing_page_says_it_in_one_screen(tab, address):
 
 
 def test_the_picture_is_a_true_record():
-    import json
     sys.path.insert(0, str(ROOT/".ci"))
     from figures import IMAGES, TASK, first
     said = json.loads((IMAGES/"landing.json").read_text(encoding="utf-8"))
