@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MIN_PROMPTS', 'MEND', 'STEADY', 'Fault', 'CheckError', 'check_task']
 
-# %% ../nbs/06_check.ipynb #8c65db79
+# %% ../nbs/06_check.ipynb #2d5c5f97
 import importlib
 import json
 import os
@@ -19,7 +19,7 @@ from .schema import KoflanError, problems
 from .sources import SAMPLES
 from .task import REGISTRY, Task, in_notebook
 
-# %% ../nbs/06_check.ipynb #6df886fa
+# %% ../nbs/06_check.ipynb #ccc10214
 class Fault(NamedTuple):
     "One thing that is wrong with a task."
     text: str # what
@@ -33,7 +33,7 @@ class Fault(NamedTuple):
         row = [f"row: {plain(self.row)[:1200]}"] if self.row else []
         return "\n      ".join([self.text, *row, *(f"record: {plain(o)}" for o in self.records), *([f"change: {self.mend}"] if self.mend else [])])
 
-# %% ../nbs/06_check.ipynb #269b83d9
+# %% ../nbs/06_check.ipynb #87a20737
 class CheckError(KoflanError):
     "A task that does not keep its promises; the message lists all of them."
     def __init__(self,
@@ -53,10 +53,10 @@ class CheckError(KoflanError):
         display({"text/html": self._repr_html_(), "text/plain": ""}, raw=True)
         return [f"{type(self).__name__}: {self.args[0].split(':')[0]}: " + "\n  ".join(o.text for o in self.faults)]
 
-# %% ../nbs/06_check.ipynb #49b35511
+# %% ../nbs/06_check.ipynb #e88ad1ff
 MIN_PROMPTS = 10 # instructions of a task
 
-# %% ../nbs/06_check.ipynb #55cd267d
+# %% ../nbs/06_check.ipynb #f4f4a293
 def _declaration(cls):
     "Faults of the declaration itself."
     if missing := [o for o in ("name", "source", "prompts") if getattr(cls, o) is None]: return [Fault(f"{missing[0]} is not declared", f"{missing[0]} = ... in the class")]
@@ -75,7 +75,7 @@ def _copied(cls):
     others = {ask.instructions: o.name for o in REGISTRY.values() if o.name != cls.name and o.prompts for ask in o.prompts.asks if len(ask.instructions) > 1}
     return [Fault(f"its instructions {ask.instructions[0]!r}... are those of {others[ask.instructions]}", "write its own") for ask in cls.prompts.asks if ask.instructions in others]
 
-# %% ../nbs/06_check.ipynb #04b4f2da
+# %% ../nbs/06_check.ipynb #a58d7634
 def _reach(cls, frames):
     "Labels and branches that no sample row reaches."
     df, out = pl.concat([df.drop("_row") for df in frames.values()], how="vertical_relaxed"), []
@@ -90,7 +90,7 @@ def _reach(cls, frames):
         if not met.any(): out.append(lost(f"meets {ask.when}"))
     return out
 
-# %% ../nbs/06_check.ipynb #5cfd5063
+# %% ../nbs/06_check.ipynb #fdc4d48d
 def _allow(task): return dict(allow_no_input=task.input_optional, allow_no_negative=task.kind == "dialogue")
 
 def _stopped(task, split, rows, error):
@@ -107,7 +107,7 @@ def _of(rows, split, record):
     at = rows.filter(pl.col("_row") == int(record["id"].split("-")[-1]))
     return dict(split=split, row=at.row(0, named=True) if len(at) else None)
 
-# %% ../nbs/06_check.ipynb #558d03c1
+# %% ../nbs/06_check.ipynb #6db688b2
 MEND = {"instruction is empty": "its columns are empty here; add a reason to drops", "was left in the instruction": "name a column that the source has",
         "input is empty": "add a reason to drops, or say input_optional = True", "is both right and wrong": "two of its answers are the same; leave such rows out with a reason in drops",
         "stands twice": "take each answer once", "answer is empty": "leave empty answers out", "positives in a": "give as many right answers as its kind wants, or declare another kind",
@@ -122,7 +122,7 @@ def _differ(a, b, rows, split, text):
     pair = tuple(o[first] for o in both if first in o)
     return Fault(f"{split}: {text}", STEADY, records=pair, **_of(rows, split, pair[0]))
 
-# %% ../nbs/06_check.ipynb #b1c2ce32
+# %% ../nbs/06_check.ipynb #10fb4adc
 def _broken(task, split, rows, records):
     "Faults of single records."
     out, seen = [], set()
@@ -142,7 +142,7 @@ def _lost(task, split, rows, built):
     if not len(built.records): return [Fault(f"{split}: no record is left, dropped {built.dropped}", "the reasons say why; compare this row with drops and with the answers", split, row)]
     return [Fault(f"{split}: {len(rows)} rows, {len(built.records)} records, dropped {built.dropped}", "every row becomes one record or is dropped with a reason", split, row)]
 
-# %% ../nbs/06_check.ipynb #ac934170
+# %% ../nbs/06_check.ipynb #7446e7cf
 def _records(task, split, rows):
     "Faults of the records of one split."
     try: built, again, back = (task.convert(o, split, **_allow(task)) for o in (rows, rows, rows[::-1]))
@@ -158,7 +158,7 @@ def _caps(task, split):
     few, more = (task.build(split, cap=k, allow_no_negative=True).records["id"] for k in (2, 5))
     return [] if few.is_in(more.implode()).all() else [Fault(f"{split}: the records under cap 2 are not among those under cap 5", "leave the cap to Task.build")]
 
-# %% ../nbs/06_check.ipynb #dab56bdd
+# %% ../nbs/06_check.ipynb #bb23c089
 def check_task(
     cls, # a `Task` class
     mirror:str|None=None, # where to read its rows from; by default the packaged samples

@@ -7,7 +7,7 @@ __all__ = ['QUIET', 'RIGHT', 'WRONG', 'TOPICS', 'KINDS_KO', 'PLACES', 'MOST', 'S
            'told_how', 'row_html', 'Counts', 'count_labels', 'count', 'bar_html', 'spread_html', 'Card', 'card',
            'facts', 'glance', 'Found', 'search_tasks', 'block_html', 'fault_html']
 
-# %% ../nbs/07_display.ipynb #8c65db79
+# %% ../nbs/07_display.ipynb #2d5c5f97
 import importlib
 import json
 import re
@@ -23,7 +23,7 @@ from .korean import tidy
 from .schema import RECORD, KoflanError
 from .task import CLUSTERS, Task, find_tasks
 
-# %% ../nbs/07_display.ipynb #c0efa5cd
+# %% ../nbs/07_display.ipynb #61d62123
 QUIET = "opacity:.75;font-size:.9em" # remarks
 RIGHT, WRONG = "42,157,92", "200,85,61" # red, green, blue of right and wrong answers
 TOPICS = dict(sentiment="감정", topic="주제", hate="혐오", nli="추론", paraphrase="같은 뜻", mrc="독해", commonsense="상식", intent="의도", exam="시험",
@@ -37,7 +37,7 @@ def note_html(
     "A remark that is hard to miss."
     return f'<div style="border-left:3px solid rgb({WRONG});padding:.2em .8em;margin:.4em 0;white-space:pre-wrap">{escape(text)}</div>'
 
-# %% ../nbs/07_display.ipynb #b0947857
+# %% ../nbs/07_display.ipynb #6841dee8
 class Asked(NamedTuple):
     "How a record came to be asked as it is."
     template: int # its number
@@ -58,7 +58,7 @@ def asked_how(
     if w is None or not said & set(by_wording[w]): return Asked(number, prompts.templates[number].text, None, 0, {})
     return Asked(number, prompts.templates[number].text, w, ask.wordings, by_wording[w])
 
-# %% ../nbs/07_display.ipynb #d48b7272
+# %% ../nbs/07_display.ipynb #75b2f69c
 class Shown:
     "Records to look at: HTML in a notebook, plain text elsewhere."
     def __init__(self,
@@ -84,7 +84,7 @@ def told_how(
     filled = f": {how.text}" if how.text != record["instruction"] else ""
     return " · ".join([record["id"], f"지시문 {how.template}{filled}", words])
 
-# %% ../nbs/07_display.ipynb #07071394
+# %% ../nbs/07_display.ipynb #a63e977a
 def _answers(answers, sign, color):
     return "".join(f'<span style="border:1px solid rgb({color});background:rgba({color},.12);border-radius:.6em;padding:0 .5em;margin:.1em .2em .1em 0;display:inline-block">'
                    f"{sign} {escape(o)}</span>" for o in answers)
@@ -99,7 +99,7 @@ def _record_html(task, record):
 @patch
 def _repr_html_(self:Shown): return "".join(_record_html(self.task, o) for o in self.records)
 
-# %% ../nbs/07_display.ipynb #dfb2de52
+# %% ../nbs/07_display.ipynb #7e8b5abc
 def _value(task, col, value):
     "One cell of a row as text; label numbers with their names."
     name = dict(enumerate(task.source.names.get(col, ())))
@@ -119,7 +119,7 @@ def row_html(
                          f'<td style="text-align:left;white-space:pre-wrap;overflow-wrap:anywhere;padding:.1em 0;border:none">{escape(cut(_value(task, k, v)))}</td></tr>')
     return f'<table style="border:none;margin:.2em 0;table-layout:auto">{"".join(line(k, v) for k, v in raw.items() if k not in ("_row", "_config"))}</table>'
 
-# %% ../nbs/07_display.ipynb #9e11df74
+# %% ../nbs/07_display.ipynb #ff877420
 class Counts(NamedTuple):
     "What a split holds."
     rows: int # at the source
@@ -143,7 +143,7 @@ def count_labels(
             if o in labels: out[labels[o]] += r["len"]
     return out
 
-# %% ../nbs/07_display.ipynb #8497adf8
+# %% ../nbs/07_display.ipynb #bcac268b
 def _seats(task, rows, records):
     "Place of the right choice -> records."
     if not getattr(task, "choices", None) or task.gold not in rows.columns: return {}
@@ -163,7 +163,7 @@ def count(
     lengths = {k: np.sort(o.str.len_chars().to_numpy()) for k, o in texts.items()}
     return Counts(len(rows), len(built.records), built.dropped, count_labels(task, built.records) or _seats(task, rows, built.records), lengths)
 
-# %% ../nbs/07_display.ipynb #f25d32fd
+# %% ../nbs/07_display.ipynb #5364b613
 def bar_html(
     n:int, # how many
     total:int, # of how many
@@ -188,7 +188,7 @@ def spread_html(
            f'<path d="{bars}" fill="rgba({color},.85)"/><line x1="0" y1="37" x2="192" y2="37" stroke="currentColor" stroke-opacity=".5"/></svg>')
     return f'<div style="min-width:0"><div>{escape(title)}</div>{svg}<div style="{QUIET}">{told}</div></div>'
 
-# %% ../nbs/07_display.ipynb #90003c7e
+# %% ../nbs/07_display.ipynb #48d59ac1
 class Card:
     "A task at a glance: what is declared, and what is counted."
     def __init__(self,
@@ -209,7 +209,7 @@ def card(
     "The card of a task."
     return Card(task() if isinstance(task, type) else task, mirror)
 
-# %% ../nbs/07_display.ipynb #a72e5bc5
+# %% ../nbs/07_display.ipynb #0617df2b
 def _linked(text):
     "Escaped text whose addresses and arXiv numbers can be clicked."
     link = lambda m: f'<a href="{"https://arxiv.org/abs/" + m[2] if m[2] else m[0]}">{m[0]}</a>'
@@ -225,7 +225,7 @@ def facts(
     return about | {"사용 허가": f"{d['licence'] or '알 수 없음'} ({may})", "종류": f"{d['kind']} ({KINDS_KO.get(d['kind'], d['kind'])})", "무리": f"{d['cluster']} ({TOPICS.get(d['cluster'], d['cluster'])})",
                     "지시문": f"{len(task.prompts)}개, 답이 같은 것끼리 {len(task.prompts.asks)}묶음", "인용": task.citation or "적혀 있지 않음"}
 
-# %% ../nbs/07_display.ipynb #3945fb67
+# %% ../nbs/07_display.ipynb #987c7f89
 @patch
 def where(self:Card) -> str: # one sentence
     "Where the numbers come from."
@@ -243,7 +243,7 @@ def __repr__(self:Card):
 
 def _reasons(dropped): return ", ".join(f"{k} {n:,}" for k, n in dropped.items())
 
-# %% ../nbs/07_display.ipynb #d8d6f64b
+# %% ../nbs/07_display.ipynb #e0ed7d38
 _CELL = "text-align:left;vertical-align:top;padding:.15em 1em .15em 0;border:0"
 MOST = 40 # labels drawn
 
@@ -266,9 +266,9 @@ def _counts_html(self:Card):
 def _spread_html(self:Card):
     pooled = {k: np.sort(np.concatenate([c.lengths[k] for c in self.counts.values()])) for k in RECORD} if self.counts else {}
     titles = dict(instruction=("지시문", "127,127,127"), input=("입력", "127,127,127"), positives=("맞는 답", RIGHT), negatives=("틀린 답", WRONG))
-    return f'<div style="display:grid;grid-template-columns:repeat(auto-fit,minmax(8em,1fr));gap:.6em 1.4em;margin:.6em 0">{"".join(spread_html(titles[k][0], o, titles[k][1]) for k, o in pooled.items())}</div>'
+    return f'<div style="display:grid;grid-template-columns:repeat(auto-fit,minmax(7em,1fr));gap:.6em 1.4em;margin:.6em 0">{"".join(spread_html(titles[k][0], o, titles[k][1]) for k, o in pooled.items())}</div>'
 
-# %% ../nbs/07_display.ipynb #9176a3c8
+# %% ../nbs/07_display.ipynb #304f2726
 @patch
 def _repr_html_(self:Card):
     task, told = self.task, facts(self.task)
@@ -282,7 +282,7 @@ def _repr_html_(self:Card):
     return (f'<div style="border:1px solid rgba(127,127,127,.4);border-radius:.5em;padding:.6em 1em;margin:.6em 0;max-width:60em;overflow-x:auto">'
             f'{head}{body}{missing}<div style="{QUIET}">{self.where()}</div></div>')
 
-# %% ../nbs/07_display.ipynb #26b1c00d
+# %% ../nbs/07_display.ipynb #8019b6f4
 def glance(
     task:Task, # a task
 ) -> Card: # counted without a download
@@ -291,7 +291,7 @@ def glance(
     except KoflanError: far = False
     return Card(task, "samples" if far else None)
 
-# %% ../nbs/07_display.ipynb #33e94cfc
+# %% ../nbs/07_display.ipynb #e2a7def4
 def _fields(cls):
     "Where a task is looked for, the telling places first: title -> texts."
     d, asks = cls.describe(), cls.prompts.asks
@@ -306,7 +306,7 @@ def _hits(cls, words):
     found = {k: [o for o in texts if any(w in o.casefold() for w in words)] for k, texts in fields.items()}
     return {k: o for k, o in found.items() if o}
 
-# %% ../nbs/07_display.ipynb #e1d4228c
+# %% ../nbs/07_display.ipynb #40eda662
 class Found:
     "Tasks that a search found; a sequence of their classes."
     def __init__(self,
@@ -333,7 +333,7 @@ def search_tasks(
     order = list(_fields(found[0][0]))
     return Found(query, sorted((o for o in found if o[1] or not words), key=lambda o: (order.index(next(iter(o[1]), order[0])), o[0].name)))
 
-# %% ../nbs/07_display.ipynb #f79fe10c
+# %% ../nbs/07_display.ipynb #56a665e2
 def _marked(text, words):
     "Escaped text with the words that were looked for set off."
     if not words: return escape(text)
@@ -350,7 +350,7 @@ def _repr_html_(self:Found):
              cell(_marked(d["kind"], words)), cell(_marked(d["licence"], words)), cell(where(found), f"min-width:20em;{QUIET}")) for cls, found in self.hits for d in [cls.describe()]]
     return f'<div style="overflow-x:auto">{_table(rows, ("이름", "소개", "무리", "종류", "사용 허가", "찾은 곳"))}</div><div style="{QUIET}">태스크 {len(rows)}개</div>'
 
-# %% ../nbs/07_display.ipynb #61d77332
+# %% ../nbs/07_display.ipynb #8e663590
 SIDE = "display:flex;flex-wrap:wrap;gap:.4em 2em;align-items:flex-start"
 
 def block_html(

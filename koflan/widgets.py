@@ -7,7 +7,7 @@ __all__ = ['VIEW', 'LEFT_OUT', 'loose', 'live', 'Live', 'asked_as', 'label_filte
            'cut_off', 'encoder_from', 'tokens_html', 'Browse', 'browse', 'answer_lines', 'shares', 'bars_html',
            'Playground', 'playground']
 
-# %% ../nbs/80_widgets.ipynb #549b9645
+# %% ../nbs/80_widgets.ipynb #f5a212ab
 from collections.abc import Iterable
 from copy import copy
 from html import escape
@@ -28,7 +28,7 @@ from .korean import tidy
 from .reward import RewardModel
 from .schema import RECORD, KoflanError, unknown
 
-# %% ../nbs/80_widgets.ipynb #d2abe824
+# %% ../nbs/80_widgets.ipynb #ea906357
 def loose(
     html:str, # what a widget shall show
 ) -> str: # HTML
@@ -53,7 +53,7 @@ class Live:
         display({"text/plain": said, "text/html": f'<style>{lone} {{display: none}}</style><div id="{here}">{page}</div>'}, raw=True)
         display({"text/plain": "", VIEW: widgets.VBox([body, hide])._repr_mimebundle_()[VIEW]}, raw=True)
 
-# %% ../nbs/80_widgets.ipynb #b5e7be01
+# %% ../nbs/80_widgets.ipynb #14de3aef
 def asked_as(
     task, # a task
     template:int|None=None, # number of an instruction template; None leaves the choice to counted chance
@@ -70,7 +70,7 @@ def asked_as(
     one._assign = assign
     return one
 
-# %% ../nbs/80_widgets.ipynb #c0711c7b
+# %% ../nbs/80_widgets.ipynb #61489895
 def label_filters(
     task, # a task
     rows:pl.DataFrame, # rows of its source
@@ -81,7 +81,7 @@ def label_filters(
     title = lambda col, name: str(name) if len(names) == 1 else f"{col}: {name}"
     return {o: pl.col(o) == 1 for o in flags if o not in names} | {title(col, o): has(col, i) for col, ns in names.items() for i, o in enumerate(ns)}
 
-# %% ../nbs/80_widgets.ipynb #ab5274a0
+# %% ../nbs/80_widgets.ipynb #ed8041c4
 LEFT_OUT = "버린 행" # the filter for rows that became no record
 
 class Pages:
@@ -97,7 +97,7 @@ class Pages:
 
     def __repr__(self): return f"{self.task.name} {self.split}: row {self.row}, {len(self.found):,} of {len(self.rows):,} rows"
 
-# %% ../nbs/80_widgets.ipynb #3a71e042
+# %% ../nbs/80_widgets.ipynb #9b4864ac
 @patch
 def open(self:Pages,
     split:str, # koflan's split name
@@ -118,7 +118,7 @@ def ask(self:Pages,
     self.records = built.records.with_columns(_row=pl.col("id").str.extract(r"-(\d+)$").cast(pl.UInt32))
     self.found = self._found()
 
-# %% ../nbs/80_widgets.ipynb #100be426
+# %% ../nbs/80_widgets.ipynb #b13260c8
 def _holding(df, cols, text):
     "Row numbers where one of the columns holds a text."
     hay = pl.concat_str([pl.col(o).fill_null("") for o in cols], separator="\n") if cols else pl.lit("")
@@ -138,7 +138,7 @@ def _found(self:Pages):
     flat = self.records.with_columns(pl.col("positives", "negatives").list.join("\n"))
     return np.intersect1d(out, np.union1d(raw, _holding(flat, (*RECORD, "id"), text)))
 
-# %% ../nbs/80_widgets.ipynb #ab7e31e3
+# %% ../nbs/80_widgets.ipynb #cae89ab7
 @patch
 def find(self:Pages,
     **what, # text, label (a key of `labels`, or `LEFT_OUT`), answer; what is not named stays
@@ -160,7 +160,7 @@ def move(self:Pages,
     at = np.searchsorted(self.found, self.row, side="right") if step > 0 else np.searchsorted(self.found, self.row) - 1
     self.row = int(self.found[at % len(self.found)])
 
-# %% ../nbs/80_widgets.ipynb #25eac33e
+# %% ../nbs/80_widgets.ipynb #84d347d0
 @patch
 def wander(self:Pages):
     "Go to another of the rows found, by counted chance."
@@ -177,7 +177,7 @@ def jump(self:Pages,
     if row not in self.rows["_row"]: raise KoflanError(f"{self.task.name} has no row {row} in {self.split}; they are {self.rows['_row'].min()} to {self.rows['_row'].max()}")
     self.row = int(row)
 
-# %% ../nbs/80_widgets.ipynb #11ad7645
+# %% ../nbs/80_widgets.ipynb #2996fd36
 class Here(NamedTuple):
     "What there is to see of one row."
     raw: dict # the row of the source
@@ -193,7 +193,7 @@ def here(self:Pages) -> Here:
     alone = asked_as(self.task, self.template).convert(one, self.split, allow_no_input=True, allow_no_negative=True).dropped
     return Here(one.to_dicts()[0], None, ", ".join(o for o in alone if o in self.dropped) or "unknown")
 
-# %% ../nbs/80_widgets.ipynb #351f9955
+# %% ../nbs/80_widgets.ipynb #94261dbb
 class TokenUse(NamedTuple):
     "What one answer's pair takes."
     answer: str
@@ -223,7 +223,7 @@ def cut_off(
     if encoder.tokenizer.is_fast: return encoder.tokenizer(text, return_offsets_mapping=True, **how)["offset_mapping"][cut - 1][1]
     return len(encoder.tokenizer.decode(encoder.ids([text])[0][:cut]))
 
-# %% ../nbs/80_widgets.ipynb #0d7748f1
+# %% ../nbs/80_widgets.ipynb #dc39daf9
 def encoder_from(
     tokenizer, # a Hugging Face tokenizer, the name or folder of one, a `RewardModel`, or None
     max_length:int|None=None, # tokens of a pair at most; by default the model's, or 512
@@ -240,7 +240,7 @@ def _tokenizer(name):
     try: return AutoTokenizer.from_pretrained(name)
     except Exception as e: raise KoflanError(f"tokenizer {name}: not to be had from there ({type(e).__name__})") from e
 
-# %% ../nbs/80_widgets.ipynb #f033cf18
+# %% ../nbs/80_widgets.ipynb #510a4bf6
 def tokens_html(
     encoder:Encoder, # the one way from text to tokens
     record:dict, # a record
@@ -254,7 +254,7 @@ def tokens_html(
     at, text = cut_off(encoder, record["input"], cut), record["input"]
     return head + f'<div>입력의 앞 {cut}토큰이 잘립니다: <span style="white-space:pre-wrap"><del style="text-decoration-color:#c8553d;opacity:.75">{escape(text[:at])}</del>{escape(text[at:][:300])}</span></div>'
 
-# %% ../nbs/80_widgets.ipynb #a039697f
+# %% ../nbs/80_widgets.ipynb #0100ed91
 @patch
 def html(self:Pages) -> str: # HTML
     "The record and its row side by side, and what its tokens take."
@@ -267,7 +267,7 @@ def html(self:Pages) -> str: # HTML
     if self.encoder: card += tokens_html(self.encoder, record)
     return f'<div style="{SIDE}">{block_html("레코드", card, 3)}{side}</div>'
 
-# %% ../nbs/80_widgets.ipynb #d2f9fee0
+# %% ../nbs/80_widgets.ipynb #eac27593
 def _field(kind, name, **kw): return kind(description=name, style=dict(description_width="4em"), **kw)
 def _button(text, tip): return widgets.Button(description=text, tooltip=tip, layout=widgets.Layout(width="6em"))
 
@@ -286,7 +286,7 @@ def _controls(pages):
     if pages.encoder: out["tokens"] = _field(widgets.BoundedIntText, "토큰", min=1, max=100_000, value=pages.encoder.max_length, tooltip="짝 하나의 최대 토큰", layout=widgets.Layout(width="11em"))
     return out
 
-# %% ../nbs/80_widgets.ipynb #3e6e62e2
+# %% ../nbs/80_widgets.ipynb #9f57e60c
 class Browse(Live):
     "Pages of a task to click through; `widget()` is the box of controls."
     def __init__(self,
@@ -307,7 +307,7 @@ class Browse(Live):
         self.refresh()
         return self.box
 
-# %% ../nbs/80_widgets.ipynb #51d5cdde
+# %% ../nbs/80_widgets.ipynb #809b5fd6
 @patch
 def _connect(self:Browse, c):
     "Every control calls one function of the pages."
@@ -331,7 +331,7 @@ def do(self:Browse,
     except KoflanError as e: self.said = str(e)
     self.refresh()
 
-# %% ../nbs/80_widgets.ipynb #49bcdbb1
+# %% ../nbs/80_widgets.ipynb #e8855f5f
 @patch
 def answers(self:Pages,
     most:int=30, # answers
@@ -357,7 +357,7 @@ def refresh(self:Browse):
     self.place.value = p.place()
     self.view.value = loose((note_html(self.said) if self.said else "") + p.html())
 
-# %% ../nbs/80_widgets.ipynb #02d915f7
+# %% ../nbs/80_widgets.ipynb #a3e09119
 @patch
 def _repr_html_(self:Browse):
     p, drops = copy(self.pages), ", ".join(f"{k} {v:,}" for k, v in self.pages.dropped.items())
@@ -377,7 +377,7 @@ def browse(
     "Click through the records of a task, each beside the row that it came from."
     return Browse(Pages(task, split, encoder_from(tokenizer, max_length)))
 
-# %% ../nbs/80_widgets.ipynb #02e4d647
+# %% ../nbs/80_widgets.ipynb #d3aa444f
 def answer_lines(
     text:str, # answers, one a line
 ) -> list: # str, each once
@@ -392,7 +392,7 @@ def shares(
     e = np.exp(s - s.max())
     return e / e.sum()
 
-# %% ../nbs/80_widgets.ipynb #35a37e41
+# %% ../nbs/80_widgets.ipynb #949afaaf
 def bars_html(
     ranks:list, # of `RewardModel.rank`
     seconds:float|None=None, # the time it took
@@ -406,7 +406,7 @@ def bars_html(
     time = "" if seconds is None else f'<div class="koflan-time" style="{QUIET};margin-top:.4em">답 {len(ranks)}개에 {1000 * seconds:.0f} ms</div>'
     return f'<div style="display:grid;grid-template-columns:minmax(4em,auto) minmax(5em,1fr) 4em 4.5em;gap:.3em .8em;align-items:center;max-width:44em">{bars}</div>{time}'
 
-# %% ../nbs/80_widgets.ipynb #c32952d3
+# %% ../nbs/80_widgets.ipynb #6210d63d
 class Playground(Live):
     "A prompt and its answers to type; `widget()` is the box of fields."
     def __init__(self,
@@ -430,7 +430,7 @@ class Playground(Live):
         except KoflanError as e: return note_html(str(e))
         return bars_html(ranks, perf_counter() - start if timed else None)
 
-# %% ../nbs/80_widgets.ipynb #1fe40803
+# %% ../nbs/80_widgets.ipynb #7e72a357
 @patch
 def _repr_html_(self:Playground):
     head = f'<div><b>{escape(self.instruction)}</b></div><div style="white-space:pre-wrap;margin:.3em 0">{escape(self.input)}</div>'
@@ -452,7 +452,7 @@ def widget(self:Playground):
     self.box = widgets.VBox([*self.controls.values(), self.view])
     return self.box
 
-# %% ../nbs/80_widgets.ipynb #cd6be18b
+# %% ../nbs/80_widgets.ipynb #6c526565
 def playground(
     model, # a `RewardModel`, or the name or folder of a checkpoint
     instruction:str="이 리뷰는 긍정인가요, 부정인가요?", # what is asked
