@@ -67,13 +67,17 @@ def _records(task, split, rows):
     if not task.convert(rows, split, **allow).records.equals(built.records): out.append(f"{split}: a second run gives other records")
     back = task.convert(rows[::-1], split, **allow).records
     if not back.sort("id").equals(built.records.sort("id")): out.append(f"{split}: the order of the rows changes the records")
-    return out + _caps(task, split)
+    return out + _caps(task, split) + _pieces(task, split, built.records, **allow)
 
 def _caps(task, split):
     few, more = (task.build(split, cap=k, allow_no_negative=True).records["id"] for k in (2, 5))
     return [] if few.is_in(more.implode()).all() else [f"{split}: the records under cap 2 are not among those under cap 5"]
 
-# %% ../nbs/06_check.ipynb #d32e5f6a
+# %% ../nbs/06_check.ipynb #41486683
+def _pieces(task, split, records, **allow):
+    got = pl.concat(o.records for o in task.stream(split, chunk=3, **allow))
+    return [] if got.equals(records) else [f"{split}: read three rows at a time it gives other records; if a row needs its neighbours, say whole = True"]
+
 def check_task(
     cls, # a `Task` class
     mirror:str="samples", # where to read its rows from

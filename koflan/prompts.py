@@ -58,7 +58,7 @@ def template_expr(
         col = pl.col(field).cast(pl.String).fill_null("")
         parts.append(col)
         if spec: parts.append(_josa_expr(col, spec))
-    return pl.concat_str(parts) if parts else pl.lit("")
+    return pl.concat_str(parts) if len(parts) > 1 else parts[0] if parts else pl.lit("")
 
 # %% ../nbs/02_prompts.ipynb #b0ced1e0
 MAX_LENGTH = 150 # characters of an instruction template

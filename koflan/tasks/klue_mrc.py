@@ -61,8 +61,8 @@ class KlueMRC(SpanTask):
         asks = self.prompts.asks
         return pl.Series([[asks[a].answers["none"][w]] for a, w in df.select("_ask", "_wording").iter_rows()], dtype=pl.List(pl.String))
 
-    def answers(self, df, chance):
-        df = super().answers(df, chance).with_columns(_none=self.phrases(df))
+    def answers(self, df, chance, lent=None):
+        df = super().answers(df, chance, lent).with_columns(_none=self.phrases(df))
         wrong = pl.col("negatives").list.drop_nulls()
         plausible = pl.concat_list("positives", "negatives").list.drop_nulls().list.unique(maintain_order=True)
         return df.with_columns(positives=pl.when(self.impossible).then("_none").otherwise("positives"),
