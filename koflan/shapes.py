@@ -14,8 +14,9 @@ from fastcore.basics import patch
 
 from .chance import Chance, mix
 from .korean import normal_form_expr, tidy_expr
+from .prompts import Cell
 from .schema import KoflanError, unknown
-from .task import Task, distinct
+from .task import Answers, Task, distinct
 
 # %% ../nbs/05_shapes.ipynb #f15343d6
 @lru_cache(maxsize=256)
@@ -45,10 +46,16 @@ class LabelTask(Task):
 
     def reasons(self): return super().reasons() | {"no_label": pl.col(self.label).is_null()}
 
+    def _at(self, df, ask, wording): return _answer_table(self.prompts, self.names)[0][ask] + wording * len(self.names) + df[self.label].to_numpy()
+
     def answers(self, df, chance):
-        offset, right, wrong = _answer_table(self.prompts, self.names)
-        at = offset[df["_ask"].to_numpy()] + df["_wording"].to_numpy() * len(self.names) + df[self.label].to_numpy()
+        _, right, wrong = _answer_table(self.prompts, self.names)
+        at = self._at(df, df["_ask"].to_numpy(), df["_wording"].to_numpy())
         return df.with_columns(right[at].alias("positives"), wrong[at].alias("negatives"))
+
+    def answer_forms(self, df, chosen, lent):
+        _, right, wrong = _answer_table(self.prompts, self.names)
+        return Answers(self._at(df, chosen.ask, chosen.wording), [(*o, None) for o in zip(right.to_list(), wrong.to_list())], {})
 
 # %% ../nbs/05_shapes.ipynb #9c38696a
 class MultiLabelTask(Task):
@@ -74,28 +81,29 @@ class MultiLabelTask(Task):
 
 # %% ../nbs/05_shapes.ipynb #387a1f1f
 def _answer_lists(prompts, names, keys):
-    "Right and wrong answers for rows of (ask, wording, marks)."
-    right, wrong = [], []
+    "Right and wrong answers for rows of (ask, wording, marks), and why such rows are left out."
     for ask, w, *marks in keys.tolist():
         words = [prompts.asks[ask].answers[o][w] for o in names]
-        right.append([o for o, on in zip(words, marks) if on])
-        wrong.append([o for o, on in zip(words, marks) if not on])
-    return pl.Series(right, dtype=pl.List(pl.String)), pl.Series(wrong, dtype=pl.List(pl.String))
+        right, wrong = ([o for o, on in zip(words, marks) if on == want] for want in (1, 0))
+        yield right, wrong, None if right and wrong else "every_label" if right else "no_label"
 
-def _no_answer(n_pos, n_neg):
-    why = pl.when(n_pos == 0).then(pl.lit("no_label")).when(n_neg == 0).then(pl.lit("every_label"))
-    return why.otherwise(pl.lit(None, dtype=pl.String)).alias("_why")
+@patch
+def _forms(self:MultiLabelTask, df, ask, wording):
+    _answer_table(self.prompts, self.names) # the asks answer for every label
+    keys, which = distinct(np.column_stack([ask, wording, self.marks(df)]).astype(np.int64))
+    return which, list(_answer_lists(self.prompts, self.names, keys))
 
-# %% ../nbs/05_shapes.ipynb #9514ac07
 @patch
 def answers(self:MultiLabelTask, df, chance):
-    _answer_table(self.prompts, self.names) # the asks answer for every label
-    keys, which = distinct(np.column_stack([df["_ask"].to_numpy(), df["_wording"].to_numpy(), self.marks(df)]).astype(np.int64))
-    right, wrong = _answer_lists(self.prompts, self.names, keys)
-    out = df.with_columns(right[which].alias("positives"), wrong[which].alias("negatives"))
-    return out.with_columns(_no_answer(pl.col("positives").list.len(), pl.col("negatives").list.len()))
+    which, forms = self._forms(df, df["_ask"].to_numpy(), df["_wording"].to_numpy())
+    right, wrong, why = (pl.Series([o[i] for o in forms], dtype=t)[which] for i, t in enumerate((pl.List(pl.String), pl.List(pl.String), pl.String)))
+    return df.with_columns(positives=right, negatives=wrong, _why=why)
 
-# %% ../nbs/05_shapes.ipynb #cf85b385
+@patch
+def answer_forms(self:MultiLabelTask, df, chosen, lent):
+    return Answers(*self._forms(df, chosen.ask, chosen.wording), {})
+
+# %% ../nbs/05_shapes.ipynb #1ecb218d
 class ChoiceTask(Task):
     "Rows that carry their own answers: the one that `gold` counts to is right."
     kind, whole = "choice", False
@@ -110,7 +118,7 @@ class ChoiceTask(Task):
         "The answers of every row, in order."
         return pl.col(self.choices) if isinstance(self.choices, str) else pl.concat_list(pl.col(o).cast(pl.String) for o in self.choices)
 
-# %% ../nbs/05_shapes.ipynb #a0a247ae
+# %% ../nbs/05_shapes.ipynb #019bc340
 @patch
 def answers(self:ChoiceTask, df, chance):
     gold = pl.col(self.gold).cast(pl.Int64) - self.gold_from
@@ -123,7 +131,27 @@ def answers(self:ChoiceTask, df, chance):
     twice = pl.col("_all").list.n_unique() < pl.col("_all").list.len()
     return df.with_columns(_why=pl.when(twice).then(pl.lit("repeated_choice")).otherwise(pl.lit(None, dtype=pl.String)))
 
-# %% ../nbs/05_shapes.ipynb #f69a9f89
+# %% ../nbs/05_shapes.ipynb #3e7a4d02
+@patch
+def _choice_columns(self:ChoiceTask, df):
+    "The choices as columns, and how many each row has."
+    if not isinstance(self.choices, str): return df.select(pl.col(o).cast(pl.String) for o in self.choices), np.full(len(df), len(self.choices))
+    n = df[self.choices].list.len().fill_null(0).to_numpy().astype(np.int64)
+    return df.select(pl.col(self.choices).list.get(i, null_on_oob=True).cast(pl.String).alias(str(i)) for i in range(n.max(initial=1))), n
+
+@patch
+def answer_forms(self:ChoiceTask, df, chosen, lent):
+    cols, n = self._choice_columns(df)
+    gold = (df[self.gold].cast(pl.Int64) - self.gold_from).to_numpy()
+    names, off = cols.columns, (gold < 0) | (gold >= n)
+    same = [pl.col(a) == pl.col(b) for i, a in enumerate(names) for b in names[:i]]
+    blank = [(pl.col(o).is_null() | (pl.col(o).str.strip_chars() == "")) & pl.lit(pl.Series(n > i)) for i, o in enumerate(names)]
+    bad = cols.select(pl.any_horizontal(*same, *blank).fill_null(False)).to_series().to_numpy() | off
+    forms = [((Cell(names[g]),), tuple(Cell(o) for o in names[:k] if o != names[g]), None) for k in range(len(names) + 1) for g in range(max(k, 1))]
+    first = np.cumsum([0, 1, *range(1, len(names))]) # of the forms with 0, 1, 2... choices
+    return Answers(first[n] + np.where(off, 0, gold), forms, cols.fill_null("").to_dict(), bad)
+
+# %% ../nbs/05_shapes.ipynb #57a31b67
 class Ring:
     "What the rows of a split lend each other, in circles: one for each group, in the order of their hashes."
     def __init__(self,
@@ -146,34 +174,48 @@ class Ring:
         start, size, step = self.start[at, None], self.size[at, None], np.arange(1, window + 1)
         return self.order[start + (at[:, None] - start + step) % size], step < size
 
-# %% ../nbs/05_shapes.ipynb #85d08055
+# %% ../nbs/05_shapes.ipynb #24e904bb
 def _first(k, keep, most):
     "The first `most` of the kept values of each row, each value once."
     for j in range(1, k.shape[1]): keep[:, j] &= ~((k[:, :j] == k[:, j:j + 1]) & keep[:, :j]).any(axis=1)
     return keep & (np.cumsum(keep, axis=1) <= most)
 
-def _lists(words, at, n):
-    "`words`, in order of their rows `at`, as one list for each of `n` rows."
-    got = pl.DataFrame(dict(at=at, o=words)).group_by("at", maintain_order=True).agg("o")
-    return pl.DataFrame(dict(at=np.arange(n))).join(got, on="at", how="left", maintain_order="left")["o"].fill_null([])
+def _chosen(ring, other, keep, most):
+    "The first `most` of the kept answers of each row: as many columns, null where there are fewer."
+    keep = _first(ring.lent["code"].to_numpy()[other], keep, most)
+    at, step = np.nonzero(keep)
+    place, nth = np.full((len(keep), most), len(ring.lent)), (np.cumsum(keep, axis=1) - 1)[at, step]
+    place[at, nth] = other[at, step]
+    texts = pl.concat([ring.lent["text"], pl.Series([None], dtype=pl.String)])
+    return [texts.gather(place[:, i]).alias(str(i)) for i in range(most)]
 
 class LendingTask(Task):
-    "Rows whose wrong answers are lent by others: `lends` says what, `others` chooses."
+    "Rows whose wrong answers are lent by others: `lends` says what, `right` is their own, `wrong` chooses."
     whole, purpose = False, "others"
 
-    def ring(self, df, chance): # `df` has been asked
-        lent = self.lends(df)
-        return Ring(lent, chance.bits(lent["_row"].to_numpy(), self.purpose))
+    def lending(self, df, chance): return self._ring([df], chance)
 
     def lend(self, pieces, split):
         chance = Chance(self.seed, self.name, split)
-        lent = pl.concat([self.lends(self._asked(rows, chance)[0]) for rows in pieces])
+        return self._ring((self._asked(rows, chance)[0] for rows in pieces), chance)
+
+    def _ring(self, frames, chance):
+        lent = pl.concat([self.lends(o) for o in frames])
         return Ring(lent, chance.bits(lent["_row"].to_numpy(), self.purpose))
 
     def answers(self, df, chance, lent=None):
-        return self.others(df, lent or self.ring(df, chance))
+        ring = lent or self.lending(df, chance)
+        return df.with_columns(self.right().alias("positives"), pl.concat_list(self.wrong(df, ring)).list.drop_nulls().alias("negatives"))
 
-# %% ../nbs/05_shapes.ipynb #50e06634
+    def answer_forms(self, df, chosen, lent):
+        wrong = self.wrong(df, lent)
+        texts = df.select(self.right().list.first().alias("right"), *(o.alias(f"wrong{i}") for i, o in enumerate(wrong)))
+        has = np.column_stack([o.is_not_null().to_numpy() for o in wrong])
+        forms = [((Cell("right"),), tuple(Cell(f"wrong{i}") for i in range(n)), None) for n in range(len(wrong) + 1)]
+        doubtful = texts.select(pl.any_horizontal(pl.all().str.strip_chars() == "", pl.col("right").is_null()).fill_null(False)).to_series().to_numpy()
+        return Answers(has.sum(axis=1), forms, texts.fill_null("").to_dict(), doubtful)
+
+# %% ../nbs/05_shapes.ipynb #f1d9e2da
 class SpanTask(LendingTask):
     "Questions on a paragraph: negatives are the answers to other questions on the same paragraph."
     kind, purpose = "mrc", "paragraph"
@@ -188,7 +230,7 @@ class SpanTask(LendingTask):
         first = tidy_expr(self.found.list.first())
         return df.select("_row", group=pl.col(self.context).hash(), text=first, c=normal_form_expr(first)).with_columns(code=pl.col("c").hash())
 
-# %% ../nbs/05_shapes.ipynb #1a8d8486
+# %% ../nbs/05_shapes.ipynb #cbc3168e
 def _clash(c, keys):
     "Does a text contain, or is it contained in, one of a list of texts? bool, as long as `c`."
     n = keys.list.len().to_numpy()
@@ -199,18 +241,19 @@ def _clash(c, keys):
     return out
 
 @patch
-def others(self:SpanTask, df, ring):
-    df = df.with_columns(positives=self.found.list.eval(tidy_expr(pl.element())))
-    keys = df.select(pl.col("positives").list.eval(normal_form_expr(pl.element()))).to_series()
+def right(self:SpanTask): return self.found.list.head(1).list.eval(tidy_expr(pl.element()))
+
+@patch
+def wrong(self:SpanTask, df, ring):
+    keys = df.select(self.found.list.eval(normal_form_expr(tidy_expr(pl.element())))).to_series()
     other, keep = ring.after(df["_row"].to_numpy(), self.window)
     keep &= ring.lent["c"].is_not_null().to_numpy()[other]
     at, step = np.nonzero(keep)
-    clash = _clash(ring.lent["c"][other[at, step]], keys[at])
+    clash = _clash(ring.lent["c"].gather(other[at, step]), keys.gather(at))
     keep[at[clash], step[clash]] = False
-    at, step = np.nonzero(_first(ring.lent["code"].to_numpy()[other], keep, self.most))
-    return df.with_columns(pl.col("positives").list.head(1), _lists(ring.lent["text"][other[at, step]], at, len(df)).alias("negatives"))
+    return _chosen(ring, other, keep, self.most)
 
-# %% ../nbs/05_shapes.ipynb #092f14a6
+# %% ../nbs/05_shapes.ipynb #a8169048
 class BorrowTask(LendingTask):
     "Rows with a question and its answer: wrong answers are those of other rows of the same group."
     kind = "choice"
@@ -225,14 +268,16 @@ class BorrowTask(LendingTask):
         said = lambda o: normal_form_expr(pl.col(o)).hash()
         return df.select("_row", group=pl.col(self.group).hash(), text=self.reply, q=said(self.asked), code=said(self.reply))
 
-# %% ../nbs/05_shapes.ipynb #abff1623
+# %% ../nbs/05_shapes.ipynb #0d5760da
 def _pair(q, code): return mix(q) ^ code
 
 @patch
-def others(self:BorrowTask, df, ring):
+def right(self:BorrowTask): return pl.concat_list(self.reply)
+
+@patch
+def wrong(self:BorrowTask, df, ring):
     q, code = ring.lent["q"].to_numpy(), ring.lent["code"].to_numpy()
     other, keep = ring.after(df["_row"].to_numpy(), self.window)
     asked = df.select(normal_form_expr(pl.col(self.asked)).hash()).to_series().to_numpy()
     keep &= ring.lent["text"].is_not_null().to_numpy()[other] & ~np.isin(_pair(asked[:, None], code[other]), _pair(q, code))
-    at, step = np.nonzero(_first(code[other], keep, self.most))
-    return df.with_columns(positives=pl.concat_list(self.reply)).with_columns(_lists(ring.lent["text"][other[at, step]], at, len(df)).alias("negatives"))
+    return _chosen(ring, other, keep, self.most)
