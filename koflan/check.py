@@ -75,8 +75,8 @@ def _caps(task, split):
 
 # %% ../nbs/06_check.ipynb #41486683
 def _pieces(task, split, records, **allow):
-    whole, three = ("".join("\n".join([*o.lines, ""]) for o in task.stream(split, chunk=n, **allow)) for n in (None, 3))
-    out = [] if whole == records.write_ndjson() else [f"{split}: the short cut writes other records than convert makes"]
+    whole, three = (b"".join(o.text() for o in task.stream(split, chunk=n, **allow)) for n in (None, 3))
+    out = [] if whole == records.write_ndjson().encode() else [f"{split}: the short cut writes other records than convert makes"]
     return out if three == whole else [*out, f"{split}: read three rows at a time it gives other records; if a row needs its neighbours, say whole = True"]
 
 def check_task(

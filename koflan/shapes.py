@@ -35,6 +35,11 @@ def _answer_table(prompts, names):
     lists = pl.List(pl.String)
     return np.array(offset), pl.Series(right, dtype=lists), pl.Series(wrong, dtype=lists)
 
+@lru_cache(maxsize=256)
+def _label_forms(prompts, names):
+    _, right, wrong = _answer_table(prompts, names)
+    return [(tuple(r), tuple(w), None) for r, w in zip(right.to_list(), wrong.to_list())]
+
 # %% ../nbs/05_shapes.ipynb #92f58ca3
 class LabelTask(Task):
     "One label for each row: its answer is right, the other labels' answers are wrong."
@@ -54,8 +59,7 @@ class LabelTask(Task):
         return df.with_columns(right[at].alias("positives"), wrong[at].alias("negatives"))
 
     def answer_forms(self, df, chosen, lent):
-        _, right, wrong = _answer_table(self.prompts, self.names)
-        return Answers(self._at(df, chosen.ask, chosen.wording), [(*o, None) for o in zip(right.to_list(), wrong.to_list())], {})
+        return Answers(self._at(df, chosen.ask, chosen.wording), _label_forms(self.prompts, self.names), {})
 
 # %% ../nbs/05_shapes.ipynb #9c38696a
 class MultiLabelTask(Task):
@@ -84,7 +88,7 @@ def _answer_lists(prompts, names, keys):
     "Right and wrong answers for rows of (ask, wording, marks), and why such rows are left out."
     for ask, w, *marks in keys.tolist():
         words = [prompts.asks[ask].answers[o][w] for o in names]
-        right, wrong = ([o for o, on in zip(words, marks) if on == want] for want in (1, 0))
+        right, wrong = (tuple(o for o, on in zip(words, marks) if on == want) for want in (1, 0))
         yield right, wrong, None if right and wrong else "every_label" if right else "no_label"
 
 @patch
@@ -96,7 +100,7 @@ def _forms(self:MultiLabelTask, df, ask, wording):
 @patch
 def answers(self:MultiLabelTask, df, chance):
     which, forms = self._forms(df, df["_ask"].to_numpy(), df["_wording"].to_numpy())
-    right, wrong, why = (pl.Series([o[i] for o in forms], dtype=t)[which] for i, t in enumerate((pl.List(pl.String), pl.List(pl.String), pl.String)))
+    right, wrong, why = (pl.Series([list(o[i]) if i < 2 else o[i] for o in forms], dtype=t)[which] for i, t in enumerate((pl.List(pl.String), pl.List(pl.String), pl.String)))
     return df.with_columns(positives=right, negatives=wrong, _why=why)
 
 @patch

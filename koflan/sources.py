@@ -11,7 +11,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,10 +25,10 @@ import polars as pl
 import yaml
 from fastcore.basics import patch
 from pyarrow import ArrowException
-from pyarrow.parquet import read_metadata
+from pyarrow.parquet import ParquetFile
 
 from .chance import key, mix
-from .korean import tidy_expr
+from .korean import PLAIN, WHITE, tidy_expr
 from .schema import KoflanError, unknown
 
 # %% ../nbs/03_sources.ipynb #139c537f
@@ -114,10 +116,14 @@ class Part(NamedTuple):
     "Rows of one configuration and split, read by pieces."
     rows: int # how many there are
     size: int # bytes they take when read
-    piece: Callable # (start, stop) -> pl.DataFrame
+    pieces: Callable # (start, stop, step) -> iterator over `pl.DataFrame`s of about `step` rows
     features: dict # column -> something with the `names` of its labels, where the source says them
 
-def _of_frame(df, features=None): return Part(len(df), df.estimated_size(), lambda start, stop: df[start:stop], features or {})
+def _sliced(rows, size, cut, features):
+    "A part of which any slice can be had."
+    return Part(rows, size, lambda start, stop, step: (cut(i, min(i + step, stop)) for i in range(start, max(stop, start + 1), step)), features)
+
+def _of_frame(df): return _sliced(len(df), df.estimated_size(), lambda start, stop: df[start:stop], {})
 
 @patch
 def _open_samples(self:HubSource, config, split):
@@ -143,11 +149,14 @@ def _builder(path, config, cache=None):
 _CONFIGS = re.compile(r"\A---\n(?:(?!---\n).*\n)*?configs:\n((?:[ -](?!--).*\n)+)")
 _PLAIN = re.compile(r"(?:[\w-][\w.-]*/)*[\w-][\w.-]*\*?[\w.-]*") # a path with one star at most, in its file name
 
+@lru_cache(maxsize=256)
+def _configs(text): return yaml.load(_CONFIGS.match(text)[1], getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
 def _in_card(path, config):
     "Split -> parquet files of a configuration, where the card lists them in the plain way of `push_to_hub`; else None."
     if not (path/"README.md").is_file() or (path/".huggingface.yaml").exists(): return None
     try:
-        entries = yaml.load(_CONFIGS.match((path/"README.md").read_text(encoding="utf-8"))[1], getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        entries = _configs((path/"README.md").read_text(encoding="utf-8"))
         entry, = (o for o in entries if o["config_name"] == (config or "default"))
         listed = {o["split"]: o["path"] for o in entry["data_files"]}
     except (yaml.YAMLError, KeyError, TypeError, ValueError): return None # another way of saying it
@@ -163,19 +172,49 @@ def _label_names(metadata):
     inner = {col: o.get("feature", o) if isinstance(o, dict) else o[0] for col, o in info.items() if o}
     return {col: SimpleNamespace(names=o["names"]) for col, o in inner.items() if isinstance(o, dict) and o.get("_type") == "ClassLabel" and "names" in o}
 
+def _batches(files, columns, start, stop, step):
+    "Arrow batches of the rows from `start` to `stop`, row groups that lie outside left unread."
+    at = 0
+    for file in files:
+        sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        ends = at + np.cumsum([0, *sizes])
+        groups = [i for i in range(len(sizes)) if ends[i] < stop and ends[i + 1] > start]
+        at, first = int(ends[-1]), int(ends[groups[0]]) if groups else 0
+        for batch in file.iter_batches(step, row_groups=groups, columns=columns) if groups else ():
+            low, high = max(start - first, 0), min(stop - first, len(batch))
+            if low < high: yield batch.slice(low, high - low)
+            first += len(batch)
+
+def _frames_of(batches, step):
+    "Batches put together to frames of `step` rows or a little more."
+    held = []
+    for batch in batches:
+        held.append(pl.from_arrow(batch))
+        if sum(map(len, held)) >= step:
+            yield pl.concat(held, how="vertical_relaxed")
+            held = []
+    if held: yield pl.concat(held, how="vertical_relaxed")
+
+# %% ../nbs/03_sources.ipynb #9e47d815
+@contextmanager
+def _readable(what):
+    "Name the file or split that cannot be read."
+    try: yield
+    except (pl.exceptions.PolarsError, ArrowException, OSError) as e: raise SourceError(f"{what} is not readable ({str(e).splitlines()[0]})") from e
+
 @patch
 def _open_parquet(self:HubSource, paths, split):
-    try:
-        heads = [read_metadata(o) for o in paths]
-        rows, columns = sum(o.num_rows for o in heads), [o for o in self.columns if o in heads[0].schema.to_arrow_schema().names]
-        size = sum(o.row_group(i).total_byte_size for o in heads for i in range(o.num_row_groups))
-    except (ArrowException, OSError) as e: raise SourceError(f"{self.repo}: {split} is not readable ({str(e).splitlines()[0]})") from e
-    def piece(start, stop):
-        try: return pl.read_parquet(paths, columns=columns) if stop - start == rows else pl.scan_parquet(paths).select(columns).slice(start, stop - start).collect()
-        except (pl.exceptions.PolarsError, OSError) as e: raise SourceError(f"{self.repo}: {split} is not readable ({str(e).splitlines()[0]})") from e
-    return Part(rows, size, piece, _label_names(heads[0].metadata))
+    what = f"{self.repo}: {split}"
+    with _readable(what):
+        files = [ParquetFile(o) for o in paths]
+        known = files[0].schema_arrow
+        size = sum(o.metadata.row_group(i).total_byte_size for o in files for i in range(o.num_row_groups))
+    def pieces(*cut):
+        columns = [o for o in self.columns if o in known.names]
+        with _readable(what): yield from _frames_of(_batches(files, columns, *cut), cut[2]) if cut[0] < cut[1] else [pl.from_arrow(known.empty_table().select(columns))]
+    return Part(sum(o.metadata.num_rows for o in files), size, pieces, _label_names(known.metadata))
 
-# %% ../nbs/03_sources.ipynb #60d95c19
+# %% ../nbs/03_sources.ipynb #c1e0d8f7
 @patch
 def _open_folder(self:HubSource, path, config, split):
     held = _in_card(path, config)
@@ -195,9 +234,9 @@ def _open_other(path, config, split):
 
 def _of_dataset(ds, cache=None):
     arrow = ds.with_format("arrow")
-    return Part(len(ds), ds.data.nbytes, lambda start, stop, _=cache: pl.from_arrow(arrow[start:stop]), ds.features)
+    return _sliced(len(ds), ds.data.nbytes, lambda start, stop, _=cache: pl.from_arrow(arrow[start:stop]), ds.features)
 
-# %% ../nbs/03_sources.ipynb #4ec67274
+# %% ../nbs/03_sources.ipynb #effff69a
 CONVERTED = "refs/convert/parquet"
 UNREACHED = [] # repositories that this process failed to reach for want of a connection
 
@@ -230,7 +269,7 @@ def _open_converted(self:HubSource, config, split):
     try: return _of_dataset(load_dataset("parquet", data_files={split: url}, split=split))
     except Exception as e: raise SourceError(f"{self.repo}: its main branch is a loading script and {CONVERTED} is not to be had ({type(e).__name__})") from e
 
-# %% ../nbs/03_sources.ipynb #edf05b1f
+# %% ../nbs/03_sources.ipynb #3525fda0
 def _number(col, dtype, names):
     "A label expression as 0, 1, 2...; -1 and null mean no label."
     if dtype == pl.String: return col.replace_strict(list(names), range(len(names)), return_dtype=pl.Int64)
@@ -252,16 +291,17 @@ def _labels(self:HubSource, df, features):
         df = df.with_columns(pl.col(col).list.eval(number) if df[col].dtype == pl.List else number)
     return df
 
-# %% ../nbs/03_sources.ipynb #30257154
+# %% ../nbs/03_sources.ipynb #911cf5ba
 @patch
 def _seam(self:HubSource, df, features):
     if missing := [o for o in self.columns if o not in df.columns]: raise SourceError(f"{self.repo}: {unknown('column', missing[0], df.columns)}")
     df = self._labels(df.select(self.columns).with_columns(**self.derive), features)
-    texts = [tidy_expr(pl.col(o)) if t == pl.String else pl.col(o).list.eval(tidy_expr(pl.element()))
-             for o, t in df.schema.items() if t in (pl.String, pl.List(pl.String))]
-    return df.with_columns(texts)
+    texts, lists = ([pl.col(o) for o, t in df.schema.items() if t == want] for want in (pl.String, pl.List(pl.String)))
+    odd = pl.any_horizontal(pl.lit(False), *(o.str.contains(f"[^{PLAIN}]").fill_null(False) for o in texts))
+    tidied = [pl.when("_odd").then(tidy_expr(o)).otherwise(o.str.strip_chars(WHITE)) for o in texts]
+    return df.with_columns(_odd=odd).with_columns(*tidied, *(o.list.eval(tidy_expr(pl.element())) for o in lists))
 
-# %% ../nbs/03_sources.ipynb #f84b6599
+# %% ../nbs/03_sources.ipynb #5972e177
 @patch
 def place(self:HubSource,
     mirror:str|None=None, # as for `find_mirror`
@@ -285,7 +325,7 @@ def _held(self:HubSource, mirror, parts):
     if len(parts) == 1 or self.place(mirror) != "samples": return parts
     return [o for o in parts if _has_sample(self.repo, o[0])] or parts[:1]
 
-# %% ../nbs/03_sources.ipynb #6d586133
+# %% ../nbs/03_sources.ipynb #cc61e5dd
 CHUNK = 16 << 20 # bytes of source rows that are taken at once
 
 class Frames:
@@ -300,38 +340,48 @@ class Frames:
         self.chunk = max(1000, self.rows * CHUNK // (1 + sum(part.size for _, part in parts)))
         self.keep = source._kept_of(self)
 
-    def piece(self,
+    def pieces(self,
         start:int=0, # first row
         stop:int|None=None, # row after the last
-    ) -> pl.DataFrame: # `fields` and `_row`, less what is held out for another split
-        "Rows of the split, checked and tidied."
-        df = self._whole(start, self.rows if stop is None else min(stop, self.rows))
-        return df if self.keep is None else df.filter(pl.Series(self.keep[start:start + len(df)]))
+        step:int|None=None, # rows at once, or a few more; `chunk` by default
+        odd:bool=False, # with `_odd`: does a text of the row hold anything but `korean.PLAIN`?
+    ) -> Iterator: # of frames: `fields` and `_row`, less the rows that are held out for another split
+        "The split piece by piece, checked and tidied."
+        stop = self.rows if stop is None else min(stop, self.rows)
+        for df in self._checked(start, stop, step or self.chunk):
+            yield (df if odd else df.drop("_odd")).filter(pl.Series(self.keep[df["_row"].to_numpy()])) if self.keep is not None else df if odd else df.drop("_odd")
 
-# %% ../nbs/03_sources.ipynb #234bfc92
+# %% ../nbs/03_sources.ipynb #d4571f6d
 @patch
-def _whole(self:Frames, start, stop):
-    got, before = [], 0
+def _checked(self:Frames, start, stop, step):
+    "Pieces of the parts, small ones put together."
+    held, rows, before, at = [], 0, 0, start
     for config, part in self.parts:
-        a, b = max(start - before, 0), min(stop - before, part.rows)
-        if a < b or (part.rows == 0 and not got): got.append(self.source._seam(part.piece(a, b), part.features).with_columns(_config=pl.lit(config or "default")))
+        cut = max(start - before, 0), min(stop - before, part.rows), step
+        for df in part.pieces(*cut) if cut[0] < cut[1] or not self.rows else ():
+            held.append(self.source._seam(df, part.features).with_columns(_config=pl.lit(config or "default")))
+            rows += len(df)
+            if rows >= step or not self.rows:
+                yield _joined(held, at)
+                held, rows, at = [], 0, at + rows
         before += part.rows
-    df = got[0] if len(got) == 1 else pl.concat(got, how="vertical_relaxed")
-    return df.with_row_index("_row", offset=start)
+    if held: yield _joined(held, at)
 
-# %% ../nbs/03_sources.ipynb #bc1658f9
+def _joined(held, at): return (held[0] if len(held) == 1 else pl.concat(held, how="vertical_relaxed")).with_row_index("_row", offset=at)
+
+# %% ../nbs/03_sources.ipynb #842dd38a
 CARVED = .1 # share of the rows held out as test
 
 @patch
 def _kept_of(self:HubSource, frames):
     "For a source without a test split, which rows belong to this one; None where all do."
     if not self.carve or self.splits["train"] != self.splits[frames.split]: return None
-    texts = (frames._whole(o, min(o + frames.chunk, frames.rows))[self.carve].hash().to_numpy() for o in range(0, frames.rows, frames.chunk))
+    texts = (df[self.carve].hash().to_numpy() for df in frames._checked(0, frames.rows, frames.chunk))
     _, first, which = np.unique(np.concatenate([np.empty(0, np.uint64), *texts]), return_index=True, return_inverse=True)
     held = mix(first[which].astype(np.uint64) ^ np.uint64(key("carve", self.repo))) < np.uint64(int(CARVED * 2**64))
     return held if frames.split == "test" else ~held
 
-# %% ../nbs/03_sources.ipynb #4fb1b381
+# %% ../nbs/03_sources.ipynb #ee88376f
 @patch
 def open(self:HubSource,
     split:str, # koflan's split name
@@ -346,4 +396,5 @@ def read(self:HubSource,
     mirror:str|None=None, # as for `find_mirror`
 ) -> pl.DataFrame: # `fields` and `_row`, the row number in the source split
     "Read one split as a whole."
-    return self.open(split, mirror).piece()
+    frames = self.open(split, mirror)
+    return next(frames.pieces(step=frames.rows + 1))

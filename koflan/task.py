@@ -14,6 +14,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from hashlib import blake2b
 from html import escape
 from importlib.metadata import entry_points
@@ -27,7 +28,7 @@ from fastcore.basics import patch
 
 from .chance import Chance, mix, smallest
 from .korean import normal_form_expr
-from .prompts import Cell, columns_of, form_of, weave
+from .prompts import Cell, columns_of, form_of, template_form, weave
 from .schema import KINDS, RECORD, SCHEMA, KoflanError, faults, unknown
 
 # %% ../nbs/04_task.ipynb #3d7f7a7c
@@ -63,20 +64,27 @@ class Built:
     @property
     def lines(self) -> pl.Series:
         "The records as lines of JSON."
-        return pl.Series(self._records.write_ndjson().split("\n")[:-1], dtype=pl.String) if self._lines is None else self._lines()
+        if self._lines: return self._lines()
+        return pl.Series(self._records.write_ndjson().split("\n")[:-1], dtype=pl.String) + "\n"
 
     @property
     def records(self) -> pl.DataFrame:
         "The records as the columns of `SCHEMA`."
-        if self._records is None: self._records = pl.read_ndjson(BytesIO("\n".join(self.lines).encode()), schema=SCHEMA) if len(self.numbers) else pl.DataFrame(schema=SCHEMA)
+        if self._records is None: self._records = pl.read_ndjson(BytesIO(self.text()), schema=SCHEMA) if len(self.numbers) else pl.DataFrame(schema=SCHEMA)
         return self._records
+
+    def text(self) -> memoryview: # UTF-8
+        "All lines of JSON, as they stand in a file."
+        if self._lines is None: return memoryview(self._records.write_ndjson().encode())
+        lines = self.lines.to_arrow()
+        ends = np.frombuffer(lines.buffers()[1], dtype=np.int64)[lines.offset:][:len(lines) + 1]
+        return memoryview(lines.buffers()[2] or b"")[ends[0] if len(ends) else 0:ends[-1] if len(ends) else 0]
 
     def write(self,
         file, # open for writing bytes
     ):
         "Write the records, a line of JSON each."
-        if self._lines is None: self._records.write_ndjson(file)
-        elif len(self.numbers): pl.DataFrame([self.lines]).write_csv(file, include_header=False, quote_style="never")
+        file.write(self.text())
 
 # %% ../nbs/04_task.ipynb #39c6bb2a
 class Task:
@@ -235,9 +243,9 @@ def _fill(self:Task, df, chance):
     asked = _shows_options(self.prompts)[which] | _shows_options(inputs)[ask]
     if asked.any(): df = self._options(df, chance, asked)
     cols = columns_of(df, inputs, ask) | columns_of(df, self.prompts.templates, which)
-    text, blank = weave([o.form for o in inputs], ask, cols), self._blank(ask, cols)
+    text, blank = weave(list(map(template_form, inputs)), ask, cols), self._blank(ask, cols)
     if blank.any(): text = text.scatter(np.flatnonzero(blank), "")
-    return df.with_columns(weave([o.form for o in self.prompts], which, cols).alias("instruction"), text.alias("input"))
+    return df.with_columns(weave(list(map(template_form, self.prompts)), which, cols).alias("instruction"), text.alias("input"))
 
 # %% ../nbs/04_task.ipynb #2f4786ac
 @patch
@@ -293,7 +301,7 @@ def content(self:Task,
 class Answers(NamedTuple):
     "The answers of rows as forms; a declared family gives these where it can."
     which: np.ndarray # the form of each row
-    forms: list # (right answers, wrong answers, reason for leaving such rows out or None); an answer is a text or a `Cell`
+    forms: list # (right answers, wrong answers, reason for leaving such rows out or None); tuples of texts and `Cell`s
     columns: dict # name -> texts of the cells, without nulls
     doubtful: np.ndarray|None = None # rows that `convert` shall look at
 
@@ -311,8 +319,8 @@ def _has_short_cut(cls):
     where = lambda name: next(i for i, o in enumerate(cls.__mro__) if name in vars(o))
     return where("answer_forms") <= where("answers") and cls.answer_forms is not Task.answer_forms
 
-# %% ../nbs/04_task.ipynb #1e824d1e
-def _inside(text): return json.dumps(text, ensure_ascii=False)[1:-1]
+# %% ../nbs/04_task.ipynb #8e52e4ea
+_inside = lambda text, encode=json.JSONEncoder(ensure_ascii=False).encode: encode(text)[1:-1]
 
 def _listed(answers):
     "A JSON list of answers, as parts of a form."
@@ -320,41 +328,50 @@ def _listed(answers):
     for i, o in enumerate(answers): out += [',"' if i else '"', o if isinstance(o, Cell) else _inside(o), '"']
     return [*out, "]"]
 
-@patch
-def _line_form(self:Task, split, template, right, wrong, blank):
+@lru_cache(maxsize=1 << 14)
+def _line_form(cls, template, right, wrong, blank):
     "The line of JSON of a record, with cells for what differs from row to row."
-    ask = self.prompts.asks[self.prompts.ask_of[template]]
+    ask = cls.prompts.asks[cls.prompts.ask_of[template]]
     inside = lambda form: [o if isinstance(o, Cell) else _inside(o) for o in form]
-    text = [""] if blank else inside((ask.input or self.prompts.input).form)
-    return form_of(['{"instruction":"', *inside(self.prompts.templates[template].form), '","input":"', *text, '","positives":', *_listed(right), ',"negatives":', *_listed(wrong),
-                    f',"task":"{self.name}","id":"{self.name}-{split}-', Cell("_row"), f'","template":{template}}}'])
+    text = [""] if blank else inside(template_form(ask.input or cls.prompts.input))
+    return form_of(['{"instruction":"', *inside(template_form(cls.prompts.templates[template])), '","input":"', *text, '","positives":', *_listed(right), ',"negatives":', *_listed(wrong),
+                    f',"task":"{cls.name}","id":"{cls.name}-', Cell("_id"), f'","template":{template}}}\n'])
 
 # %% ../nbs/04_task.ipynb #acddcf81
 _ESCAPED = {**{chr(o): _inside(chr(o)) for o in range(32)}, '"': '\\"', "\\": "\\\\"}
 
-def _escaped(columns):
-    "Texts as they stand inside a JSON string."
-    care = pl.all().str.contains(r'[\x00-\x1f"\\]')
-    return pl.DataFrame(columns).select(pl.when(care).then(pl.all().str.replace_many(list(_ESCAPED), list(_ESCAPED.values()))).otherwise(pl.all())).to_dict() if columns else {}
+def _escaped(text, odd):
+    "A text as it stands inside a JSON string; `odd` says which rows may need it, None where nobody knows."
+    at = np.flatnonzero(text.str.contains(r'[\x00-\x1f"\\]') if odd is None else odd)
+    return text.scatter(at, text[at].str.replace_many(list(_ESCAPED), list(_ESCAPED.values()))) if len(at) else text
+
+# %% ../nbs/04_task.ipynb #7cab9219
+@lru_cache(maxsize=1024)
+def _places(forms, names):
+    "The texts in some forms; for each number of answers, its forms and where each answer stands: place of a text, or number of a cell (-1: none)."
+    answers = [[*right, *wrong] for right, wrong, _ in forms]
+    texts = {o: i for i, o in enumerate(dict.fromkeys(o for words in answers for o in words if not isinstance(o, Cell)))}
+    sizes, out = np.array([len(o) for o in answers]), {}
+    for k in np.unique(sizes[sizes > 0]).tolist():
+        of_k = np.flatnonzero(sizes == k)
+        cells = np.array([[names.index(w) if isinstance(w, Cell) else -1 for w in answers[i]] for i in of_k])
+        out[k] = of_k, np.array([[texts.get(w, 0) if not isinstance(w, Cell) else 0 for w in answers[i]] for i in of_k]), cells
+    return pl.Series(list(texts), dtype=pl.String), sizes, out
 
 @patch
 def _options_of(self:Task, got, at, bits):
     "What `{options}` stands for in the rows `at`, from the forms of their answers."
-    names, out = list(got.columns), pl.Series([""], dtype=pl.String).new_from_index(0, len(got.which))
-    answers = [[*right, *wrong] for right, wrong, _ in got.forms]
-    texts = list(dict.fromkeys(o for words in answers for o in words if not isinstance(o, Cell)))
-    words = pl.concat([pl.Series(texts, dtype=pl.String), *(got.columns[o].gather(at) for o in names)])
-    place = lambda o: len(texts) + names.index(o) * len(at) if isinstance(o, Cell) else texts.index(o)
-    sizes = np.array([len(o) for o in answers])
-    for k in np.unique(sizes[got.which[at]]):
-        forms, of_k = np.flatnonzero(sizes == k), np.flatnonzero(sizes[got.which[at]] == k)
-        form = np.searchsorted(forms, got.which[at[of_k]])
-        start = np.array([[place(w) for w in answers[i]] for i in forms])[form]
-        step = np.array([[isinstance(w, Cell) for w in answers[i]] for i in forms])[form]
-        if k: out = out.scatter(at[of_k], mixed(words, start + step * of_k[:, None], bits[of_k], self.between))
+    out = pl.Series([""], dtype=pl.String).new_from_index(0, len(got.which))
+    texts, sizes, places = _places(tuple(got.forms), tuple(got.columns))
+    words, which = pl.concat([texts, *(o[at] for o in got.columns.values())]), got.which[at]
+    for k, (forms, text, cell) in places.items():
+        of_k = np.flatnonzero(sizes[which] == k)
+        form = np.searchsorted(forms, which[of_k])
+        place = np.where(cell[form] < 0, text[form], len(texts) + cell[form] * len(at) + of_k[:, None])
+        if len(of_k): out = out.scatter(at[of_k], mixed(words, place, bits[of_k], self.between))
     return out
 
-# %% ../nbs/04_task.ipynb #2ae9f6f1
+# %% ../nbs/04_task.ipynb #b3ebf96c
 def _form_fault(kind, right, wrong, allow_no_negative):
     "Which count of the schema the answers of a form break."
     low, high, nlow, nhigh = KINDS[kind]
@@ -376,7 +393,7 @@ def _sift(self:Task, got, doubtful, blank, allow_no_negative):
     keep, more = _counted(keep & ~empty, got.which, after)
     return keep, before | ({"empty_input": int(empty.sum())} if empty.any() else {}) | more
 
-# %% ../nbs/04_task.ipynb #91aca2ec
+# %% ../nbs/04_task.ipynb #e84080bd
 @patch
 def _cells_of(self:Task, df, got, chosen, chance):
     "The texts of all cells, and the rows that are not for the short cut."
@@ -392,16 +409,17 @@ def _cells_of(self:Task, df, got, chosen, chance):
     return cols | got.columns, doubtful
 
 @patch
-def _weave_lines(self:Task, split, got, chosen, columns, at, blank, rows):
+def _weave_lines(self:Task, df, split, got, chosen, columns, at, blank):
     "The lines of JSON of the rows `at`."
     code = ((chosen.template * len(got.forms) + got.which) * 2 + blank)[at]
     used = np.flatnonzero(np.bincount(code))
-    forms = [self._line_form(split, c // 2 // len(got.forms), *got.forms[c // 2 % len(got.forms)][:2], c % 2) for c in used.tolist()]
-    named = {o for form in forms for o in form[1::2]} - {"_row"}
-    columns = _escaped({o: columns[o] if len(at) == len(columns[o]) else columns[o].gather(at) for o in sorted(named)})
-    return weave(forms, np.searchsorted(used, code), columns | {"_row": pl.Series(rows[at]).cast(pl.String)})
+    forms = [_line_form(type(self), c // 2 // len(got.forms), *got.forms[c // 2 % len(got.forms)][:2], c % 2) for c in used.tolist()]
+    named = {o for form in forms for o in form[1::2]} - {"_id"}
+    texts = {o: columns[o] if len(at) == len(columns[o]) else columns[o][at] for o in sorted(named)}
+    texts = {o: _escaped(text, df["_odd"].to_numpy()[at] if df.schema.get(o) == pl.String and "_odd" in df.columns else None) for o, text in texts.items()}
+    return weave(forms, np.searchsorted(used, code), texts | {"_id": f"{split}-" + pl.Series(df["_row"].to_numpy()[at]).cast(pl.String)})
 
-# %% ../nbs/04_task.ipynb #9d566108
+# %% ../nbs/04_task.ipynb #e4ba4359
 def _merged(a, b):
     "Two results for rows of one piece, in row order."
     order = np.argsort(np.concatenate([a.numbers, b.numbers]), kind="stable")
@@ -422,11 +440,11 @@ def _short_cut(self:Task, rows, split, allow_no_input=False, allow_no_negative=F
     blank, numbers = self._blank(chosen.ask, columns), df["_row"].to_numpy()
     keep, more = self._sift(got, doubtful, blank & (not (allow_no_input and self.input_optional)), allow_no_negative)
     at = np.flatnonzero(keep)
-    made = Built(len(rows), tally([dropped, more]), numbers[at], lines=lambda: self._weave_lines(split, got, chosen, columns, at, blank, numbers))
+    made = Built(len(rows), tally([dropped, more]), numbers[at], lines=lambda: self._weave_lines(df, split, got, chosen, columns, at, blank))
     if not doubtful.any(): return made
     return _merged(made, self.convert(df.filter(pl.Series(doubtful)), split, allow_no_input, allow_no_negative, lent=lent))
 
-# %% ../nbs/04_task.ipynb #b4089ba4
+# %% ../nbs/04_task.ipynb #fa8059e8
 @patch
 def lend(self:Task,
     pieces:Iterator, # all rows of the split, piece by piece
@@ -457,11 +475,11 @@ def stream(self:Task,
     if self.whole:
         if (start, stop) != (0, frames.rows): raise KoflanError(f"{self.name} is made of whole splits: rows {start} to {stop} cannot be had alone")
         step = max(1, frames.rows)
-    pieces = lambda a, b: (frames.piece(i, min(i + step, b)) for i in range(a, b, step))
+    pieces = lambda a, b: frames.pieces(a, b, step, odd=True)
     lent = self.lend(pieces(0, frames.rows), split) if step < frames.rows else None # a single piece lends to itself
     for rows in pieces(start, stop): yield self._short_cut(rows, split, lent=lent, **options) or self.convert(rows, split, lent=lent, **options)
 
-# %% ../nbs/04_task.ipynb #020df875
+# %% ../nbs/04_task.ipynb #9b0ff7e8
 def tally(
     counts, # dicts of counts
 ) -> dict: # sums, in order of their names
@@ -475,7 +493,7 @@ def build(self:Task,
     **allow, # allow_no_input, allow_no_negative
 ) -> Built: # the records, and what was left out
     "Read a split and turn it into records."
-    parts = list(self.stream(split, **allow)) or [self.convert(self.source.read(split, self.mirror), split, **allow)]
+    parts = list(self.stream(split, **allow))
     records, rows = pl.concat(o.records for o in parts), np.concatenate([o.numbers for o in parts])
     keep = smallest(Chance(self.seed, self.name, split).bits(rows, "cap"), cap)
     over = {"over_cap": len(rows) - len(keep)} if len(keep) < len(rows) else {}
@@ -490,7 +508,7 @@ def generate(self:Task,
     "The records of a split as plain dicts."
     for row in self.build(split, cap, **allow).records.select(RECORD).iter_rows(named=True): yield row
 
-# %% ../nbs/04_task.ipynb #fac0b6a4
+# %% ../nbs/04_task.ipynb #63c2b939
 class Shown:
     "Records to look at: HTML in a notebook, plain text elsewhere."
     def __init__(self,
@@ -517,7 +535,7 @@ def show(self:Task,
     "Look at a few records, drawn by counted chance."
     return Shown(list(self.generate(split, cap=n, allow_no_negative=True)))
 
-# %% ../nbs/04_task.ipynb #34877ebb
+# %% ../nbs/04_task.ipynb #f4285101
 def load_tasks(
     path, # the package's `__path__`
     package:str, # its name
@@ -528,7 +546,7 @@ def load_tasks(
         try: ep.load()
         except Exception as e: warnings.warn(f"tasks of {ep.value} left out: {type(e).__name__}: {e}", stacklevel=2)
 
-# %% ../nbs/04_task.ipynb #74f27132
+# %% ../nbs/04_task.ipynb #b45d5e88
 def find_tasks(
     patterns:str="*", # comma-separated names or globs, as "nsmc,kobest_*"
 ) -> list: # task classes, in order of their names
@@ -544,7 +562,7 @@ def find_tasks(
         found |= hit
     return [REGISTRY[o] for o in sorted(found)]
 
-# %% ../nbs/04_task.ipynb #ea3dc437
+# %% ../nbs/04_task.ipynb #9a4ad2d1
 @patch(cls_method=True)
 def describe(cls:Task) -> dict: # str values
     "What a list of tasks says about this one."
