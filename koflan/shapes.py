@@ -76,14 +76,25 @@ class MultiLabelTask(Task):
         df:pl.DataFrame, # source rows
     ) -> np.ndarray: # bool, (rows, labels)
         "Which labels every row has."
-        if self.flags: on = df.select(pl.col(o) == 1 for o in self.flags).fill_null(False).to_numpy()
+        if self.flags: on = self._flags(df).fill_null(False).to_numpy()
         else:
             on = np.zeros((len(df), len(self.source.names_of(self.label))), dtype=bool)
             long = df.select(at=pl.int_range(pl.len()), n=pl.col(self.label)).explode("n").drop_nulls()
             on[long["at"].to_numpy(), long["n"].to_numpy()] = True
         return np.column_stack([on, ~on.any(axis=1)]) if self.none else on
 
-# %% ../nbs/05_shapes.ipynb #387a1f1f
+# %% ../nbs/05_shapes.ipynb #dd19128a
+@patch
+def _flags(self:MultiLabelTask, df):
+    "The flag columns as booleans; `KoflanError` when one holds anything but 0 and 1."
+    for o in self.flags:
+        kind = df.schema[o]
+        if not (kind.is_numeric() or kind in (pl.Boolean, pl.Null)): raise KoflanError(f"{self.name}: {o!r} is {kind}, not 0 or 1")
+        off = df.filter((pl.col(o) != 0) & (pl.col(o) != 1)) if kind.is_numeric() else df[:0]
+        if len(off): raise KoflanError(f"{self.name}: {o!r} is {off[o][0]} in row {off['_row'][0]}, not 0 or 1")
+    return df.select(pl.col(o).cast(pl.Float64) == 1 for o in self.flags)
+
+# %% ../nbs/05_shapes.ipynb #99439bf1
 def _answer_lists(prompts, names, keys):
     "Right and wrong answers for rows of (ask, wording, marks), and why such rows are left out."
     for ask, w, *marks in keys.tolist():
@@ -107,7 +118,7 @@ def answers(self:MultiLabelTask, df, chance):
 def answer_forms(self:MultiLabelTask, df, chosen, lent):
     return Answers(*self._forms(df, chosen.ask, chosen.wording), {})
 
-# %% ../nbs/05_shapes.ipynb #1ecb218d
+# %% ../nbs/05_shapes.ipynb #cf85b385
 class ChoiceTask(Task):
     "Rows that carry their own answers: the one that `gold` counts to is right."
     kind, whole = "choice", False
@@ -122,11 +133,15 @@ class ChoiceTask(Task):
         "The answers of every row, in order."
         return pl.col(self.choices) if isinstance(self.choices, str) else pl.concat_list(pl.col(o).cast(pl.String) for o in self.choices)
 
-# %% ../nbs/05_shapes.ipynb #019bc340
+# %% ../nbs/05_shapes.ipynb #6ea17566
+@patch
+def _gold(self:ChoiceTask, df):
+    if (kind := df.schema[self.gold]).is_integer() or kind in (pl.Boolean, pl.Null): return df[self.gold].cast(pl.Int64)
+    raise KoflanError(f"{self.name}: {self.gold!r} is {kind}, not the number of a choice")
+
 @patch
 def answers(self:ChoiceTask, df, chance):
-    gold = pl.col(self.gold).cast(pl.Int64) - self.gold_from
-    df = df.with_columns(_all=self.options(), _gold=gold)
+    df = df.with_columns(_all=self.options(), _gold=self._gold(df) - self.gold_from)
     off = df.filter((pl.col("_gold") < 0) | (pl.col("_gold") >= pl.col("_all").list.len()))
     if len(off): raise KoflanError(f"{self.name}: {self.gold!r} is {off[self.gold][0]} in row {off['_row'][0]}, which has {len(off['_all'][0])} choices")
     long = df.select("_row", "_gold", o="_all").with_columns(i=pl.int_ranges(pl.col("o").list.len())).explode("o", "i")
@@ -135,7 +150,7 @@ def answers(self:ChoiceTask, df, chance):
     twice = pl.col("_all").list.n_unique() < pl.col("_all").list.len()
     return df.with_columns(_why=pl.when(twice).then(pl.lit("repeated_choice")).otherwise(pl.lit(None, dtype=pl.String)))
 
-# %% ../nbs/05_shapes.ipynb #3e7a4d02
+# %% ../nbs/05_shapes.ipynb #9f43c9ec
 @patch
 def _choice_columns(self:ChoiceTask, df):
     "The choices as columns, and how many each row has."
@@ -146,7 +161,7 @@ def _choice_columns(self:ChoiceTask, df):
 @patch
 def answer_forms(self:ChoiceTask, df, chosen, lent):
     cols, n = self._choice_columns(df)
-    gold = (df[self.gold].cast(pl.Int64) - self.gold_from).to_numpy()
+    gold = (self._gold(df) - self.gold_from).to_numpy()
     names, off = cols.columns, (gold < 0) | (gold >= n)
     same = [pl.col(a) == pl.col(b) for i, a in enumerate(names) for b in names[:i]]
     blank = [(pl.col(o).is_null() | (pl.col(o).str.strip_chars() == "")) & pl.lit(pl.Series(n > i)) for i, o in enumerate(names)]
@@ -155,7 +170,7 @@ def answer_forms(self:ChoiceTask, df, chosen, lent):
     first = np.cumsum([0, 1, *range(1, len(names))]) # of the forms with 0, 1, 2... choices
     return Answers(first[n] + np.where(off, 0, gold), forms, cols.fill_null("").to_dict(), bad)
 
-# %% ../nbs/05_shapes.ipynb #57a31b67
+# %% ../nbs/05_shapes.ipynb #b8125dc5
 class Ring:
     "What the rows of a split lend each other, in circles: one for each group, in the order of their hashes."
     def __init__(self,
@@ -178,7 +193,7 @@ class Ring:
         start, size, step = self.start[at, None], self.size[at, None], np.arange(1, window + 1)
         return self.order[start + (at[:, None] - start + step) % size], step < size
 
-# %% ../nbs/05_shapes.ipynb #24e904bb
+# %% ../nbs/05_shapes.ipynb #1cd28fc8
 def _first(k, keep, most):
     "The first `most` of the kept values of each row, each value once."
     for j in range(1, k.shape[1]): keep[:, j] &= ~((k[:, :j] == k[:, j:j + 1]) & keep[:, :j]).any(axis=1)
@@ -219,7 +234,7 @@ class LendingTask(Task):
         doubtful = texts.select(pl.any_horizontal(pl.all().str.strip_chars() == "", pl.col("right").is_null()).fill_null(False)).to_series().to_numpy()
         return Answers(has.sum(axis=1), forms, texts.fill_null("").to_dict(), doubtful)
 
-# %% ../nbs/05_shapes.ipynb #f1d9e2da
+# %% ../nbs/05_shapes.ipynb #209770d2
 class SpanTask(LendingTask):
     "Questions on a paragraph: negatives are the answers to other questions on the same paragraph."
     kind, purpose = "mrc", "paragraph"
@@ -234,7 +249,7 @@ class SpanTask(LendingTask):
         first = tidy_expr(self.found.list.first())
         return df.select("_row", group=pl.col(self.context).hash(), text=first, c=normal_form_expr(first)).with_columns(code=pl.col("c").hash())
 
-# %% ../nbs/05_shapes.ipynb #cbc3168e
+# %% ../nbs/05_shapes.ipynb #6afa9260
 def _clash(c, keys):
     "Does a text contain, or is it contained in, one of a list of texts? bool, as long as `c`."
     n = keys.list.len().to_numpy()
@@ -257,7 +272,7 @@ def wrong(self:SpanTask, df, ring):
     keep[at[clash], step[clash]] = False
     return _chosen(ring, other, keep, self.most)
 
-# %% ../nbs/05_shapes.ipynb #a8169048
+# %% ../nbs/05_shapes.ipynb #0ebee6b1
 class BorrowTask(LendingTask):
     "Rows with a question and its answer: wrong answers are those of other rows of the same group."
     kind = "choice"
@@ -272,7 +287,7 @@ class BorrowTask(LendingTask):
         said = lambda o: normal_form_expr(pl.col(o)).hash()
         return df.select("_row", group=pl.col(self.group).hash(), text=self.reply, q=said(self.asked), code=said(self.reply))
 
-# %% ../nbs/05_shapes.ipynb #0d5760da
+# %% ../nbs/05_shapes.ipynb #ac6ee434
 def _pair(q, code): return mix(q) ^ code
 
 @patch
@@ -283,5 +298,5 @@ def wrong(self:BorrowTask, df, ring):
     q, code = ring.lent["q"].to_numpy(), ring.lent["code"].to_numpy()
     other, keep = ring.after(df["_row"].to_numpy(), self.window)
     asked = df.select(normal_form_expr(pl.col(self.asked)).hash()).to_series().to_numpy()
-    keep &= ring.lent["text"].is_not_null().to_numpy()[other] & ~np.isin(_pair(asked[:, None], code[other]), _pair(q, code))
+    keep &= (ring.lent["text"].str.strip_chars() != "").fill_null(False).to_numpy()[other] & ~np.isin(_pair(asked[:, None], code[other]), _pair(q, code))
     return _chosen(ring, other, keep, self.most)

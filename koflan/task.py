@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from hashlib import blake2b
@@ -96,7 +97,7 @@ class Task:
     prompts = None # a `Prompts`
     drops = {} # reason -> polars expression over the source columns, true for rows to leave out
     version = "1.0" # raised when the same rows give other records
-    corpus = None # the text collection behind the source; tasks that share one are relatives
+    corpus = None # the text collection behind the source, or a tuple of several; tasks that share one are relatives
     citation = "" # paper or dataset card
     input_optional = False # may a record stand without an input? (only with `allow_no_input`)
     whole = True # are the records of a row decided by the whole split, not by the row (and what other rows lend it)?
@@ -247,7 +248,15 @@ def _fill(self:Task, df, chance):
     if blank.any(): text = text.scatter(np.flatnonzero(blank), "")
     return df.with_columns(weave(list(map(template_form, self.prompts)), which, cols).alias("instruction"), text.alias("input"))
 
-# %% ../nbs/04_task.ipynb #2f4786ac
+# %% ../nbs/04_task.ipynb #6472cd41
+@patch
+def _texts(self:Task, rows):
+    "`KoflanError` when a column that the templates show is no text."
+    templates = [*self.prompts, self.prompts.input, *(o.input for o in self.prompts.asks if o.input)]
+    for o in dict.fromkeys(o for t in templates for o in t.fields):
+        if (kind := rows.schema.get(o, pl.String)) not in (pl.String, pl.Null): raise KoflanError(f"{self.name}: {o!r} is {kind}, not a text")
+
+# %% ../nbs/04_task.ipynb #670b1b39
 @patch
 def _asked(self:Task, rows, chance):
     "The rows that are asked something, and counts of the others."
@@ -268,6 +277,7 @@ def convert(self:Task,
 ) -> Built: # the records, and what was left out
     "Turn source rows into records."
     chance = Chance(self.seed, self.name, split)
+    self._texts(rows)
     df, dropped = self._asked(rows, chance)
     if only is not None: df = df.filter(pl.Series(np.isin(df["_row"].to_numpy(), only)))
     df = self.answers(df, chance) if lent is None else self.answers(df, chance, lent)
@@ -280,7 +290,7 @@ def convert(self:Task,
     out = df.select(*RECORD, task=pl.lit(self.name), id=pl.format(f"{self.name}-{split}-{{}}", "_row"), template="_template")
     return Built(len(rows), dropped | d, df["_row"].to_numpy(), out.cast(SCHEMA), keys=self.content(df) if keys else None)
 
-# %% ../nbs/04_task.ipynb #cf4bd1b8
+# %% ../nbs/04_task.ipynb #87074c2d
 def _digests(texts): return pl.Series([int.from_bytes(blake2b(o.encode(), digest_size=8).digest(), "little") for o in texts], dtype=pl.UInt64)
 
 @patch
@@ -297,7 +307,7 @@ def content(self:Task,
     both = {"exact": [pl.col(o) for o in names], "normal": [normal_form_expr(pl.col(o)) for o in names]}
     return pl.DataFrame({k: _digests(got.select(pl.concat_list(o).list.sort().list.join("\x1e")).to_series()) for k, o in both.items()})
 
-# %% ../nbs/04_task.ipynb #fdc5b64a
+# %% ../nbs/04_task.ipynb #2281e2e2
 class Answers(NamedTuple):
     "The answers of rows as forms; a declared family gives these where it can."
     which: np.ndarray # the form of each row
@@ -319,7 +329,7 @@ def _has_short_cut(cls):
     where = lambda name: next(i for i, o in enumerate(cls.__mro__) if name in vars(o))
     return where("answer_forms") <= where("answers") and cls.answer_forms is not Task.answer_forms
 
-# %% ../nbs/04_task.ipynb #8e52e4ea
+# %% ../nbs/04_task.ipynb #28fa9213
 _inside = lambda text, encode=json.JSONEncoder(ensure_ascii=False).encode: encode(text)[1:-1]
 
 def _listed(answers):
@@ -337,7 +347,7 @@ def _line_form(cls, template, right, wrong, blank):
     return form_of(['{"instruction":"', *inside(template_form(cls.prompts.templates[template])), '","input":"', *text, '","positives":', *_listed(right), ',"negatives":', *_listed(wrong),
                     f',"task":"{cls.name}","id":"{cls.name}-', Cell("_id"), f'","template":{template}}}\n'])
 
-# %% ../nbs/04_task.ipynb #acddcf81
+# %% ../nbs/04_task.ipynb #94e644f2
 _ESCAPED = {**{chr(o): _inside(chr(o)) for o in range(32)}, '"': '\\"', "\\": "\\\\"}
 
 def _escaped(text, odd):
@@ -345,7 +355,7 @@ def _escaped(text, odd):
     at = np.flatnonzero(text.str.contains(r'[\x00-\x1f"\\]') if odd is None else odd)
     return text.scatter(at, text[at].str.replace_many(list(_ESCAPED), list(_ESCAPED.values()))) if len(at) else text
 
-# %% ../nbs/04_task.ipynb #7cab9219
+# %% ../nbs/04_task.ipynb #ade50011
 @lru_cache(maxsize=1024)
 def _places(forms, names):
     "The texts in some forms; for each number of answers, its forms and where each answer stands: place of a text, or number of a cell (-1: none)."
@@ -371,7 +381,7 @@ def _options_of(self:Task, got, at, bits):
         if len(of_k): out = out.scatter(at[of_k], mixed(words, place, bits[of_k], self.between))
     return out
 
-# %% ../nbs/04_task.ipynb #b3ebf96c
+# %% ../nbs/04_task.ipynb #6b3e5fd3
 def _form_fault(kind, right, wrong, allow_no_negative):
     "Which count of the schema the answers of a form break."
     low, high, nlow, nhigh = KINDS[kind]
@@ -393,7 +403,7 @@ def _sift(self:Task, got, doubtful, blank, allow_no_negative):
     keep, more = _counted(keep & ~empty, got.which, after)
     return keep, before | ({"empty_input": int(empty.sum())} if empty.any() else {}) | more
 
-# %% ../nbs/04_task.ipynb #e84080bd
+# %% ../nbs/04_task.ipynb #07f1c61f
 @patch
 def _cells_of(self:Task, df, got, chosen, chance):
     "The texts of all cells, and the rows that are not for the short cut."
@@ -419,7 +429,7 @@ def _weave_lines(self:Task, df, split, got, chosen, columns, at, blank):
     texts = {o: _escaped(text, df["_odd"].to_numpy()[at] if df.schema.get(o) == pl.String and "_odd" in df.columns else None) for o, text in texts.items()}
     return weave(forms, np.searchsorted(used, code), texts | {"_id": f"{split}-" + pl.Series(df["_row"].to_numpy()[at]).cast(pl.String)})
 
-# %% ../nbs/04_task.ipynb #e4ba4359
+# %% ../nbs/04_task.ipynb #92090a66
 def _merged(a, b):
     "Two results for rows of one piece, in row order."
     order = np.argsort(np.concatenate([a.numbers, b.numbers]), kind="stable")
@@ -430,6 +440,7 @@ def _merged(a, b):
 def _short_cut(self:Task, rows, split, allow_no_input=False, allow_no_negative=False, only=None, keys=False, lent=None):
     "What `convert` does, straight to lines; None where it cannot be done."
     if keys or not _has_short_cut(type(self)): return None
+    self._texts(rows)
     chance, (df, dropped) = Chance(self.seed, self.name, split), self._drop(rows)
     if only is not None: df = df.filter(pl.Series(np.isin(df["_row"].to_numpy(), only)))
     chosen = self.choose(df, chance)
@@ -444,7 +455,7 @@ def _short_cut(self:Task, rows, split, allow_no_input=False, allow_no_negative=F
     if not doubtful.any(): return made
     return _merged(made, self.convert(df.filter(pl.Series(doubtful)), split, allow_no_input, allow_no_negative, lent=lent))
 
-# %% ../nbs/04_task.ipynb #fa8059e8
+# %% ../nbs/04_task.ipynb #b2ccc47d
 @patch
 def lend(self:Task,
     pieces:Iterator, # all rows of the split, piece by piece
@@ -461,6 +472,14 @@ def lending(self:Task,
     "What rows lend each other, when all of them are at hand."
     return None
 
+@contextmanager
+def _fitting(task, split, frames):
+    "Name the columns when they are not what a task computes with."
+    try: yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as e:
+        columns = ", ".join(f"{k} {t}" for k, t in next(frames.pieces(0, 1)).schema.items() if k in task.source.columns)
+        raise KoflanError(f"{task.name}: the columns of {split} do not fit ({str(e).splitlines()[0]}); there is {columns}") from e
+
 @patch
 def stream(self:Task,
     split:str="train", # koflan's split name
@@ -476,10 +495,12 @@ def stream(self:Task,
         if (start, stop) != (0, frames.rows): raise KoflanError(f"{self.name} is made of whole splits: rows {start} to {stop} cannot be had alone")
         step = max(1, frames.rows)
     pieces = lambda a, b: frames.pieces(a, b, step, odd=True)
-    lent = self.lend(pieces(0, frames.rows), split) if step < frames.rows else None # a single piece lends to itself
-    for rows in pieces(start, stop): yield self._short_cut(rows, split, lent=lent, **options) or self.convert(rows, split, lent=lent, **options)
+    with _fitting(self, split, frames):
+        alone = (start, stop) == (0, frames.rows) and step >= frames.rows # a single piece lends to itself
+        lent = None if alone else self.lend(pieces(0, frames.rows), split)
+        for rows in pieces(start, stop): yield self._short_cut(rows, split, lent=lent, **options) or self.convert(rows, split, lent=lent, **options)
 
-# %% ../nbs/04_task.ipynb #9b0ff7e8
+# %% ../nbs/04_task.ipynb #d3436a7d
 def tally(
     counts, # dicts of counts
 ) -> dict: # sums, in order of their names
@@ -508,7 +529,7 @@ def generate(self:Task,
     "The records of a split as plain dicts."
     for row in self.build(split, cap, **allow).records.select(RECORD).iter_rows(named=True): yield row
 
-# %% ../nbs/04_task.ipynb #63c2b939
+# %% ../nbs/04_task.ipynb #bb171f86
 class Shown:
     "Records to look at: HTML in a notebook, plain text elsewhere."
     def __init__(self,
@@ -535,7 +556,7 @@ def show(self:Task,
     "Look at a few records, drawn by counted chance."
     return Shown(list(self.generate(split, cap=n, allow_no_negative=True)))
 
-# %% ../nbs/04_task.ipynb #f4285101
+# %% ../nbs/04_task.ipynb #cc13da72
 def load_tasks(
     path, # the package's `__path__`
     package:str, # its name
@@ -546,7 +567,7 @@ def load_tasks(
         try: ep.load()
         except Exception as e: warnings.warn(f"tasks of {ep.value} left out: {type(e).__name__}: {e}", stacklevel=2)
 
-# %% ../nbs/04_task.ipynb #b45d5e88
+# %% ../nbs/04_task.ipynb #fc11c31d
 def find_tasks(
     patterns:str="*", # comma-separated names or globs, as "nsmc,kobest_*"
 ) -> list: # task classes, in order of their names
@@ -562,12 +583,18 @@ def find_tasks(
         found |= hit
     return [REGISTRY[o] for o in sorted(found)]
 
-# %% ../nbs/04_task.ipynb #9a4ad2d1
+# %% ../nbs/04_task.ipynb #7409042a
+@patch(cls_method=True)
+def corpora(cls:Task) -> tuple: # names of text collections; the repository where none is declared
+    "The text collections that the texts of this task come from."
+    return (cls.corpus,) if isinstance(cls.corpus, str) else tuple(cls.corpus or (cls.source.repo,))
+
+# %% ../nbs/04_task.ipynb #7aa4ff1d
 @patch(cls_method=True)
 def describe(cls:Task) -> dict: # str values
     "What a list of tasks says about this one."
     doc = (sys.modules[cls.__module__].__doc__ or cls.__doc__ or "").strip().split("\n")[:-1]
     return dict(name=cls.name, kind=cls.kind, cluster=cls.cluster, repo=cls.source.repo, config=cls.source.config or "",
                 revision=cls.source.revision or "main", splits=",".join(cls.source.splits), rows=cls.source.size, licence=cls.source.licence,
-                derivable="yes" if cls.source.derivable else "no", corpus=cls.corpus or cls.source.repo, prompts=str(len(cls.prompts)), version=cls.version,
+                derivable="yes" if cls.source.derivable else "no", corpus=", ".join(cls.corpora()), prompts=str(len(cls.prompts)), version=cls.version,
                 summary=(cls.__doc__ or (doc[0] if doc else "")).strip())
