@@ -70,7 +70,7 @@ class Task:
     prompts = None # a `Prompts`
     drops = {} # reason -> polars expression over the source columns, true for rows to leave out
     version = "1.0" # raised when the same rows give other records
-    corpus = None # the text collection behind the source; tasks that share one are relatives
+    corpus = None # the text collection behind the source, or a tuple of several; tasks that share one are relatives
     citation = "" # paper or dataset card
     input_optional = False # may a record stand without an input? (only with `allow_no_input`)
     whole = True # are the records of a row decided by the whole split, not by the row (and what other rows lend it)?
@@ -395,12 +395,18 @@ def find_tasks(
         found |= hit
     return [REGISTRY[o] for o in sorted(found)]
 
-# %% ../nbs/04_task.ipynb #2309df3a
+# %% ../nbs/04_task.ipynb #8c9da0e3
+@patch(cls_method=True)
+def corpora(cls:Task) -> tuple: # names of text collections; the repository where none is declared
+    "The text collections that the texts of this task come from."
+    return (cls.corpus,) if isinstance(cls.corpus, str) else tuple(cls.corpus or (cls.source.repo,))
+
+# %% ../nbs/04_task.ipynb #f2474d32
 @patch(cls_method=True)
 def describe(cls:Task) -> dict: # str values
     "What a list of tasks says about this one."
     doc = (sys.modules[cls.__module__].__doc__ or cls.__doc__ or "").strip().splitlines()
     return dict(name=cls.name, kind=cls.kind, cluster=cls.cluster, repo=cls.source.repo, config=cls.source.config or "",
                 revision=cls.source.revision or "main", splits=",".join(cls.source.splits), rows=cls.source.size, licence=cls.source.licence,
-                derivable="yes" if cls.source.derivable else "no", corpus=cls.corpus or cls.source.repo, prompts=str(len(cls.prompts)), version=cls.version,
+                derivable="yes" if cls.source.derivable else "no", corpus=", ".join(cls.corpora()), prompts=str(len(cls.prompts)), version=cls.version,
                 summary=(cls.__doc__ or (doc[0] if doc else "")).strip())
