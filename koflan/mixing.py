@@ -115,7 +115,7 @@ def hold_out(
     names = {c.name for c in classes}
     return [c for c in classes if c.name not in why], {k: why[k] for k in sorted(why) if k in names}
 
-# %% ../nbs/27_mixing.ipynb #95b67992
+# %% ../nbs/27_mixing.ipynb #db3ebbde
 def duplicates(
     found:list, # (task name, row numbers, keys `exact` and `normal`) in order
     across:bool=False, # does a text count that stands in an earlier task?
