@@ -65,14 +65,25 @@ class MultiLabelTask(Task):
         df:pl.DataFrame, # source rows
     ) -> np.ndarray: # bool, (rows, labels)
         "Which labels every row has."
-        if self.flags: on = df.select(pl.col(o) == 1 for o in self.flags).fill_null(False).to_numpy()
+        if self.flags: on = self._flags(df).fill_null(False).to_numpy()
         else:
             on = np.zeros((len(df), len(self.source.names_of(self.label))), dtype=bool)
             long = df.select(at=pl.int_range(pl.len()), n=pl.col(self.label)).explode("n").drop_nulls()
             on[long["at"].to_numpy(), long["n"].to_numpy()] = True
         return np.column_stack([on, ~on.any(axis=1)]) if self.none else on
 
-# %% ../nbs/05_shapes.ipynb #387a1f1f
+# %% ../nbs/05_shapes.ipynb #dd19128a
+@patch
+def _flags(self:MultiLabelTask, df):
+    "The flag columns as booleans; `KoflanError` when one holds anything but 0 and 1."
+    for o in self.flags:
+        kind = df.schema[o]
+        if not (kind.is_numeric() or kind in (pl.Boolean, pl.Null)): raise KoflanError(f"{self.name}: {o!r} is {kind}, not 0 or 1")
+        off = df.filter((pl.col(o) != 0) & (pl.col(o) != 1)) if kind.is_numeric() else df[:0]
+        if len(off): raise KoflanError(f"{self.name}: {o!r} is {off[o][0]} in row {off['_row'][0]}, not 0 or 1")
+    return df.select(pl.col(o).cast(pl.Float64) == 1 for o in self.flags)
+
+# %% ../nbs/05_shapes.ipynb #99439bf1
 def _answer_lists(prompts, names, keys):
     "Right and wrong answers for rows of (ask, wording, marks)."
     right, wrong = [], []
@@ -86,7 +97,7 @@ def _no_answer(n_pos, n_neg):
     why = pl.when(n_pos == 0).then(pl.lit("no_label")).when(n_neg == 0).then(pl.lit("every_label"))
     return why.otherwise(pl.lit(None, dtype=pl.String)).alias("_why")
 
-# %% ../nbs/05_shapes.ipynb #9514ac07
+# %% ../nbs/05_shapes.ipynb #f4820753
 @patch
 def answers(self:MultiLabelTask, df, chance):
     _answer_table(self.prompts, self.names) # the asks answer for every label
@@ -95,7 +106,7 @@ def answers(self:MultiLabelTask, df, chance):
     out = df.with_columns(right[which].alias("positives"), wrong[which].alias("negatives"))
     return out.with_columns(_no_answer(pl.col("positives").list.len(), pl.col("negatives").list.len()))
 
-# %% ../nbs/05_shapes.ipynb #cf85b385
+# %% ../nbs/05_shapes.ipynb #6ebc376b
 class ChoiceTask(Task):
     "Rows that carry their own answers: the one that `gold` counts to is right."
     kind, whole = "choice", False
@@ -110,9 +121,10 @@ class ChoiceTask(Task):
         "The answers of every row, in order."
         return pl.col(self.choices) if isinstance(self.choices, str) else pl.concat_list(pl.col(o).cast(pl.String) for o in self.choices)
 
-# %% ../nbs/05_shapes.ipynb #a0a247ae
+# %% ../nbs/05_shapes.ipynb #9899ccdd
 @patch
 def answers(self:ChoiceTask, df, chance):
+    if not ((kind := df.schema[self.gold]).is_integer() or kind in (pl.Boolean, pl.Null)): raise KoflanError(f"{self.name}: {self.gold!r} is {kind}, not the number of a choice")
     gold = pl.col(self.gold).cast(pl.Int64) - self.gold_from
     df = df.with_columns(_all=self.options(), _gold=gold)
     off = df.filter((pl.col("_gold") < 0) | (pl.col("_gold") >= pl.col("_all").list.len()))
@@ -123,7 +135,7 @@ def answers(self:ChoiceTask, df, chance):
     twice = pl.col("_all").list.n_unique() < pl.col("_all").list.len()
     return df.with_columns(_why=pl.when(twice).then(pl.lit("repeated_choice")).otherwise(pl.lit(None, dtype=pl.String)))
 
-# %% ../nbs/05_shapes.ipynb #f69a9f89
+# %% ../nbs/05_shapes.ipynb #57a31b67
 class Ring:
     "What the rows of a split lend each other, in circles: one for each group, in the order of their hashes."
     def __init__(self,
@@ -146,7 +158,7 @@ class Ring:
         start, size, step = self.start[at, None], self.size[at, None], np.arange(1, window + 1)
         return self.order[start + (at[:, None] - start + step) % size], step < size
 
-# %% ../nbs/05_shapes.ipynb #85d08055
+# %% ../nbs/05_shapes.ipynb #24e904bb
 def _first(k, keep, most):
     "The first `most` of the kept values of each row, each value once."
     for j in range(1, k.shape[1]): keep[:, j] &= ~((k[:, :j] == k[:, j:j + 1]) & keep[:, :j]).any(axis=1)
@@ -173,7 +185,7 @@ class LendingTask(Task):
     def answers(self, df, chance, lent=None):
         return self.others(df, lent or self.ring(df, chance))
 
-# %% ../nbs/05_shapes.ipynb #50e06634
+# %% ../nbs/05_shapes.ipynb #f1d9e2da
 class SpanTask(LendingTask):
     "Questions on a paragraph: negatives are the answers to other questions on the same paragraph."
     kind, purpose = "mrc", "paragraph"
@@ -188,7 +200,7 @@ class SpanTask(LendingTask):
         first = tidy_expr(self.found.list.first())
         return df.select("_row", group=pl.col(self.context).hash(), text=first, c=normal_form_expr(first)).with_columns(code=pl.col("c").hash())
 
-# %% ../nbs/05_shapes.ipynb #1a8d8486
+# %% ../nbs/05_shapes.ipynb #cbc3168e
 def _clash(c, keys):
     "Does a text contain, or is it contained in, one of a list of texts? bool, as long as `c`."
     n = keys.list.len().to_numpy()
@@ -210,7 +222,7 @@ def others(self:SpanTask, df, ring):
     at, step = np.nonzero(_first(ring.lent["code"].to_numpy()[other], keep, self.most))
     return df.with_columns(pl.col("positives").list.head(1), _lists(ring.lent["text"][other[at, step]], at, len(df)).alias("negatives"))
 
-# %% ../nbs/05_shapes.ipynb #092f14a6
+# %% ../nbs/05_shapes.ipynb #a8169048
 class BorrowTask(LendingTask):
     "Rows with a question and its answer: wrong answers are those of other rows of the same group."
     kind = "choice"
@@ -225,7 +237,7 @@ class BorrowTask(LendingTask):
         said = lambda o: normal_form_expr(pl.col(o)).hash()
         return df.select("_row", group=pl.col(self.group).hash(), text=self.reply, q=said(self.asked), code=said(self.reply))
 
-# %% ../nbs/05_shapes.ipynb #abff1623
+# %% ../nbs/05_shapes.ipynb #0d5760da
 def _pair(q, code): return mix(q) ^ code
 
 @patch

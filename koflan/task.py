@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from hashlib import blake2b
 from html import escape
@@ -235,7 +236,15 @@ def _fill(self:Task, df, chance):
     if asked.any(): df = self._options(df, chance, asked)
     return df.with_columns(_render(df, self.prompts.templates, which).alias("instruction"), _render(df, inputs, ask, blank="").alias("input"))
 
-# %% ../nbs/04_task.ipynb #b6458931
+# %% ../nbs/04_task.ipynb #fd70c2dc
+@patch
+def _texts(self:Task, rows):
+    "`KoflanError` when a column that the templates show is no text."
+    templates = [*self.prompts, self.prompts.input, *(o.input for o in self.prompts.asks if o.input)]
+    for o in dict.fromkeys(o for t in templates for o in t.fields):
+        if (kind := rows.schema.get(o, pl.String)) not in (pl.String, pl.Null): raise KoflanError(f"{self.name}: {o!r} is {kind}, not a text")
+
+# %% ../nbs/04_task.ipynb #fe0914a4
 @patch
 def _asked(self:Task, rows, chance):
     "The rows that are asked something, and counts of the others."
@@ -256,6 +265,7 @@ def convert(self:Task,
 ) -> Built: # the records, and what was left out
     "Turn source rows into records."
     chance = Chance(self.seed, self.name, split)
+    self._texts(rows)
     df, dropped = self._asked(rows, chance)
     if only is not None: df = df.filter(pl.Series(np.isin(df["_row"].to_numpy(), only)))
     df = self.answers(df, chance) if lent is None else self.answers(df, chance, lent)
@@ -268,7 +278,7 @@ def convert(self:Task,
     out = df.select(*RECORD, task=pl.lit(self.name), id=pl.format(f"{self.name}-{split}-{{}}", "_row"), template="_template")
     return Built(out.cast(SCHEMA), len(rows), dropped | d, df["_row"].to_numpy(), self.content(df) if keys else None)
 
-# %% ../nbs/04_task.ipynb #bf3cc75e
+# %% ../nbs/04_task.ipynb #feeb6e7c
 def _digests(texts): return pl.Series([int.from_bytes(blake2b(o.encode(), digest_size=8).digest(), "little") for o in texts], dtype=pl.UInt64)
 
 @patch
@@ -285,7 +295,7 @@ def content(self:Task,
     both = {"exact": [pl.col(o) for o in names], "normal": [normal_form_expr(pl.col(o)) for o in names]}
     return pl.DataFrame({k: _digests(got.select(pl.concat_list(o).list.sort().list.join("\x1e")).to_series()) for k, o in both.items()})
 
-# %% ../nbs/04_task.ipynb #ba025d04
+# %% ../nbs/04_task.ipynb #85a82460
 @patch
 def lend(self:Task,
     pieces:Iterator, # all rows of the split, piece by piece
@@ -293,6 +303,14 @@ def lend(self:Task,
 ): # anything that `answers` takes as its third argument; None when rows need nothing of each other
     "Gather what rows of a split lend each other."
     return None
+
+@contextmanager
+def _fitting(task, split, frames):
+    "Name the columns when they are not what a task computes with."
+    try: yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as e:
+        columns = ", ".join(f"{k} {t}" for k, t in frames.piece(0, 1).schema.items() if k in task.source.columns)
+        raise KoflanError(f"{task.name}: the columns of {split} do not fit ({str(e).splitlines()[0]}); there is {columns}") from e
 
 @patch
 def stream(self:Task,
@@ -309,10 +327,11 @@ def stream(self:Task,
         if (start, stop) != (0, frames.rows): raise KoflanError(f"{self.name} is made of whole splits: rows {start} to {stop} cannot be had alone")
         step = max(1, frames.rows)
     pieces = lambda a, b: (frames.piece(i, min(i + step, b)) for i in range(a, b, step))
-    lent = self.lend(pieces(0, frames.rows), split) if step < frames.rows else None # a single piece lends to itself
-    for rows in pieces(start, stop): yield self.convert(rows, split, lent=lent, **options)
+    with _fitting(self, split, frames):
+        lent = self.lend(pieces(0, frames.rows), split) if step < frames.rows else None # a single piece lends to itself
+        for rows in pieces(start, stop): yield self.convert(rows, split, lent=lent, **options)
 
-# %% ../nbs/04_task.ipynb #451e0e8e
+# %% ../nbs/04_task.ipynb #0d52931b
 def tally(
     counts, # dicts of counts
 ) -> dict: # sums, in order of their names
@@ -341,7 +360,7 @@ def generate(self:Task,
     "The records of a split as plain dicts."
     for row in self.build(split, cap, **allow).records.select(RECORD).iter_rows(named=True): yield row
 
-# %% ../nbs/04_task.ipynb #bdd3405f
+# %% ../nbs/04_task.ipynb #85e8cb2c
 class Shown:
     "Records to look at: HTML in a notebook, plain text elsewhere."
     def __init__(self,
@@ -368,7 +387,7 @@ def show(self:Task,
     "Look at a few records, drawn by counted chance."
     return Shown(list(self.generate(split, cap=n, allow_no_negative=True)))
 
-# %% ../nbs/04_task.ipynb #73948840
+# %% ../nbs/04_task.ipynb #9c25cee2
 def load_tasks(
     path, # the package's `__path__`
     package:str, # its name
@@ -379,7 +398,7 @@ def load_tasks(
         try: ep.load()
         except Exception as e: warnings.warn(f"tasks of {ep.value} left out: {type(e).__name__}: {e}", stacklevel=2)
 
-# %% ../nbs/04_task.ipynb #33e187c9
+# %% ../nbs/04_task.ipynb #4552cef6
 def find_tasks(
     patterns:str="*", # comma-separated names or globs, as "nsmc,kobest_*"
 ) -> list: # task classes, in order of their names
@@ -395,13 +414,13 @@ def find_tasks(
         found |= hit
     return [REGISTRY[o] for o in sorted(found)]
 
-# %% ../nbs/04_task.ipynb #8c9da0e3
+# %% ../nbs/04_task.ipynb #c4d13d76
 @patch(cls_method=True)
 def corpora(cls:Task) -> tuple: # names of text collections; the repository where none is declared
     "The text collections that the texts of this task come from."
     return (cls.corpus,) if isinstance(cls.corpus, str) else tuple(cls.corpus or (cls.source.repo,))
 
-# %% ../nbs/04_task.ipynb #f2474d32
+# %% ../nbs/04_task.ipynb #ca7cc641
 @patch(cls_method=True)
 def describe(cls:Task) -> dict: # str values
     "What a list of tasks says about this one."
