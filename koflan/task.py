@@ -304,8 +304,9 @@ def content(self:Task,
                            *(k for ask in self.prompts.asks for k in ask.when)])
     text = lambda o: pl.col(o).list.join("\x1f") if df.schema[o] == pl.List else pl.col(o).cast(pl.String)
     got = df.select(text(o).fill_null("").alias(o) for o in names)
-    both = {"exact": [pl.col(o) for o in names], "normal": [normal_form_expr(pl.col(o)) for o in names]}
-    return pl.DataFrame({k: _digests(got.select(pl.concat_list(o).list.sort().list.join("\x1e")).to_series()) for k, o in both.items()})
+    joined = lambda form: got.select(pl.concat_list(form(pl.col(o)) for o in names).list.sort().list.join("\x1e")).to_series()
+    exact, normal = joined(lambda o: o), joined(normal_form_expr)
+    return pl.DataFrame(dict(exact=_digests(exact), normal=_digests(pl.select(pl.when(normal.str.strip_chars("\x1e") == "").then(exact).otherwise(normal)).to_series())))
 
 # %% ../nbs/04_task.ipynb #2281e2e2
 class Answers(NamedTuple):

@@ -47,7 +47,7 @@ class KlueMRC(SpanTask):
     name, cluster = "klue_mrc", "mrc"
     source, prompts = KLUE_MRC_SOURCE, KLUE_MRC_PROMPTS
     between = " / "
-    corpus = "klue-mrc"
+    corpus = ("wikipedia-ko", "hankyung", "acrofan")
     citation = "Park, S., Moon, J., Kim, S., Cho, W. I., Han, J., Park, J., ... Cho, K. (2021). KLUE: Korean language understanding evaluation. arXiv:2105.09680"
     impossible = pl.col("is_impossible").fill_null(False)
     found = pl.concat_list(ANSWERS, pl.lit(None, pl.String))
