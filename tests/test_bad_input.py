@@ -178,7 +178,7 @@ def test_bytes_that_are_no_text(task, column, tmp_path, capsys):
     for i, bad in enumerate((b"\xed\xa0\x80", b"\xff\xfe", "가".encode()[:2])):
         raw = pa.array([bad, *(said(j).encode() for j in range(1, N))], pa.binary())
         put(tmp_path/str(i), task, change(table(task), column, pa.Array.from_buffers(pa.string(), N, raw.buffers())), use_dictionary=bool(i))
-        fails(tmp_path/str(i), tmp_path/f"data{i}", capsys, task, SOURCES[task][0], "train-00000-of-00001.parquet", "UTF-8")
+        fails(tmp_path/str(i), tmp_path/f"data{i}", capsys, task, SOURCES[task][0], "train-00000-of-00001.parquet", "UTF")
 
 
 ODD = {"NUL": "가\0나", "emoji": "👩‍👩‍👧‍👦 가족 👍🏽 🇰🇷", "private use": "\ue000\uf8ff옛한글", "jamo": unicodedata.normalize("NFD", "한글 각"), "noncharacter": "끝\uffff\U0010ffff", "controls": "\x01\x1f\x7f\x85가\u2028나",
