@@ -25,7 +25,7 @@ import polars as pl
 import yaml
 from fastcore.basics import patch
 from pyarrow import ArrowException
-from pyarrow.parquet import ParquetFile
+from pyarrow.parquet import ParquetFile, read_metadata
 
 from .chance import key, mix
 from .korean import PLAIN, WHITE, tidy_expr
@@ -172,37 +172,34 @@ def _label_names(metadata):
     inner = {col: o.get("feature", o) if isinstance(o, dict) else o[0] for col, o in info.items() if o}
     return {col: SimpleNamespace(names=o["names"]) for col, o in inner.items() if isinstance(o, dict) and o.get("_type") == "ClassLabel" and "names" in o}
 
-def _groups(file, at, start, stop):
-    "The row groups of a file (its first row is number `at`) that hold rows from `start` to `stop`, and the number of their first row."
-    ends = at + np.cumsum([0, *(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))])
+def _groups(head, at, start, stop):
+    "The row groups of a file (`head` is its metadata, its first row is number `at`) that hold rows from `start` to `stop`, and the number of their first row."
+    ends = at + np.cumsum([0, *(head.row_group(i).num_rows for i in range(head.num_row_groups))])
     groups = np.flatnonzero((ends[:-1] < stop) & (ends[1:] > start)).tolist()
     return groups, int(ends[groups[0]]) if groups else at
 
-def _batches(files, named, columns, start, stop, step):
+def _batches(paths, heads, named, columns, start, stop, step):
     "Arrow batches of the rows from `start` to `stop`; row groups that lie outside are left unread."
     at = 0
-    for file, name in zip(files, named):
-        groups, first = _groups(file, at, start, stop)
+    for path, head, name in zip(paths, heads, named):
+        groups, first = _groups(head, at, start, stop)
         with _readable(name):
-            for batch in file.iter_batches(step, row_groups=groups, columns=columns) if groups else ():
+            for batch in ParquetFile(path, metadata=head).iter_batches(step, row_groups=groups, columns=columns) if groups else ():
                 low, high = max(start - first, 0), min(stop - first, len(batch))
                 if low < high:
                     batch.validate(full=True)
                     yield batch.slice(low, high - low)
                 first += len(batch)
-        at += file.metadata.num_rows
+        at += head.num_rows
 
 def _frames_of(batches, step):
-    "Batches put together to frames of `step` rows or a little more."
-    held = []
+    "Batches put together to frames of `step` rows or a little more; none is held on to."
+    held, join = [], lambda: pl.concat([held.pop(0) for _ in range(len(held))], how="vertical_relaxed")
     for batch in batches:
         held.append(pl.from_arrow(batch))
-        if sum(map(len, held)) >= step:
-            yield pl.concat(held, how="vertical_relaxed")
-            held = []
-    if held: yield pl.concat(held, how="vertical_relaxed")
+        if sum(map(len, held)) >= step: yield join()
+    if held: yield join()
 
-# %% ../nbs/03_sources.ipynb #ede730d7
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, ArrowException, OSError, ValueError) # what broken files are met with
 
 @contextmanager
@@ -218,23 +215,21 @@ def _differing(columns, schema, first):
     other = next((o for o in columns if not alike(schema[o], first[o])), None)
     if other: return f"{other!r} is {schema[other]}, not {first[other]} as in the files before"
 
-def _schema(file): return pl.from_arrow(file.schema_arrow.empty_table()).schema
+def _empty(head): return pl.from_arrow(head.schema.to_arrow_schema().empty_table())
 
 @patch
 def _open_parquet(self:HubSource, paths, split):
     named = [f"{self.repo}: {split}: {Path(o).name}" for o in paths]
-    files = []
+    heads = []
     for path, name in zip(paths, named):
-        with _readable(name): files.append(ParquetFile(path))
-        if wrong := _differing(self.columns, _schema(files[-1]), _schema(files[0])): raise SourceError(f"{name}: {wrong}")
-    size = sum(o.metadata.row_group(i).total_byte_size for o in files for i in range(o.num_row_groups))
-    rows, known = sum(o.metadata.num_rows for o in files), files[0].schema_arrow
+        with _readable(name): heads.append(read_metadata(path))
+        if wrong := _differing(self.columns, _empty(heads[-1]).schema, _empty(heads[0]).schema): raise SourceError(f"{name}: {wrong}")
+    size = sum(o.row_group(i).total_byte_size for o in heads for i in range(o.num_row_groups))
     def pieces(start, stop, step):
-        batches = _batches(files, named, list(self.columns), start, stop, step)
-        yield from _frames_of(batches, step) if start < stop else [pl.from_arrow(known.empty_table().select(self.columns))]
-    return Part(rows, size, pieces, _label_names(known.metadata))
+        return _frames_of(_batches(paths, heads, named, list(self.columns), start, stop, step), step) if start < stop else [_empty(heads[0])]
+    return Part(sum(o.num_rows for o in heads), size, pieces, _label_names(heads[0].metadata))
 
-# %% ../nbs/03_sources.ipynb #c1e0d8f7
+# %% ../nbs/03_sources.ipynb #60d95c19
 @patch
 def _open_folder(self:HubSource, path, config, split):
     held = _in_card(path, config)
@@ -256,7 +251,7 @@ def _of_dataset(ds, cache=None):
     arrow = ds.with_format("arrow")
     return _sliced(len(ds), ds.data.nbytes, lambda start, stop, _=cache: pl.from_arrow(arrow[start:stop]), ds.features)
 
-# %% ../nbs/03_sources.ipynb #effff69a
+# %% ../nbs/03_sources.ipynb #4ec67274
 CONVERTED = "refs/convert/parquet"
 UNREACHED = [] # repositories that this process failed to reach for want of a connection
 
@@ -289,7 +284,7 @@ def _open_converted(self:HubSource, config, split):
     try: return _of_dataset(load_dataset("parquet", data_files={split: url}, split=split))
     except Exception as e: raise SourceError(f"{self.repo}: its main branch is a loading script and {CONVERTED} is not to be had ({type(e).__name__})") from e
 
-# %% ../nbs/03_sources.ipynb #3525fda0
+# %% ../nbs/03_sources.ipynb #edf05b1f
 def _number(col, dtype, names):
     "A label expression as 0, 1, 2...; -1 and null mean no label."
     if dtype == pl.String: return col.replace_strict(list(names), range(len(names)), return_dtype=pl.Int64)
@@ -314,7 +309,7 @@ def _labels(self:HubSource, df, features, first=0):
         df = df.with_columns(pl.col(col).list.eval(number) if df[col].dtype == pl.List else number)
     return df
 
-# %% ../nbs/03_sources.ipynb #911cf5ba
+# %% ../nbs/03_sources.ipynb #30257154
 @patch
 def _seam(self:HubSource, df, features, first=0):
     if missing := [o for o in self.columns if o not in df.columns]: raise SourceError(f"{self.repo}: {unknown('column', missing[0], df.columns)}")
@@ -324,7 +319,7 @@ def _seam(self:HubSource, df, features, first=0):
     tidied = [pl.when("_odd").then(tidy_expr(o)).otherwise(o.str.strip_chars(WHITE)) for o in texts]
     return df.with_columns(_odd=odd).with_columns(*tidied, *(o.list.eval(tidy_expr(pl.element())) for o in lists))
 
-# %% ../nbs/03_sources.ipynb #5972e177
+# %% ../nbs/03_sources.ipynb #f84b6599
 @patch
 def place(self:HubSource,
     mirror:str|None=None, # as for `find_mirror`
@@ -348,8 +343,8 @@ def _held(self:HubSource, mirror, parts):
     if len(parts) == 1 or self.place(mirror) != "samples": return parts
     return [o for o in parts if _has_sample(self.repo, o[0])] or parts[:1]
 
-# %% ../nbs/03_sources.ipynb #cc61e5dd
-CHUNK = 16 << 20 # bytes of source rows that are taken at once
+# %% ../nbs/03_sources.ipynb #d40b5d85
+CHUNK = 4 << 20 # bytes of source rows that are taken at once
 
 class Frames:
     "A split of a source, read by pieces."
@@ -370,27 +365,37 @@ class Frames:
         odd:bool=False, # with `_odd`: does a text of the row hold anything but `korean.PLAIN`?
     ) -> Iterator: # of frames: `fields` and `_row`, less the rows that are held out for another split
         "The split piece by piece, checked and tidied."
-        stop = self.rows if stop is None else min(stop, self.rows)
-        for df in self._checked(start, stop, step or self.chunk):
-            yield (df if odd else df.drop("_odd")).filter(pl.Series(self.keep[df["_row"].to_numpy()])) if self.keep is not None else df if odd else df.drop("_odd")
+        return map(lambda df: self._mine(df if odd else df.drop("_odd")), self._checked(start, self.rows if stop is None else min(stop, self.rows), step or self.chunk))
 
-# %% ../nbs/03_sources.ipynb #d4571f6d
+    def _mine(self, df): return df if self.keep is None else df.filter(pl.Series(self.keep[df["_row"].to_numpy()]))
+
+# %% ../nbs/03_sources.ipynb #05afadce
+@patch
+def _seamed(self:Frames, start, stop, step):
+    "Pieces of the parts, checked."
+    before = 0
+    for config, part in self.parts:
+        low, high = max(start - before, 0), min(stop - before, part.rows)
+        at = [before + low]
+        def seam(df):
+            at[0] += len(df)
+            return self.source._seam(df, part.features, at[0] - len(df)).with_columns(_config=pl.lit(config or "default"))
+        if low < high or not self.rows: yield from map(seam, part.pieces(low, high, step))
+        before += part.rows
+
 @patch
 def _checked(self:Frames, start, stop, step):
-    "Pieces of the parts, small ones put together."
-    held, rows, before, at = [], 0, 0, start
-    for config, part in self.parts:
-        cut = max(start - before, 0), min(stop - before, part.rows), step
-        for df in part.pieces(*cut) if cut[0] < cut[1] or not self.rows else ():
-            held.append(self.source._seam(df, part.features, at + rows).with_columns(_config=pl.lit(config or "default")))
-            rows += len(df)
-            if rows >= step or not self.rows:
-                yield _joined(held, at)
-                held, rows, at = [], 0, at + rows
-        before += part.rows
-    if held: yield _joined(held, at)
-
-def _joined(held, at): return (held[0] if len(held) == 1 else pl.concat(held, how="vertical_relaxed")).with_row_index("_row", offset=at)
+    "The same, small pieces put together and numbered."
+    held, at = [], start
+    def join():
+        nonlocal at
+        out = (held[0] if len(held) == 1 else pl.concat(held, how="vertical_relaxed")).with_row_index("_row", offset=at)
+        at += len(out)
+        held.clear()
+        return out
+    for df in map(held.append, self._seamed(start, stop, step)):
+        if sum(map(len, held)) >= step or not self.rows: yield join()
+    if held: yield join()
 
 # %% ../nbs/03_sources.ipynb #842dd38a
 CARVED = .1 # share of the rows held out as test

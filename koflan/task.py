@@ -499,7 +499,8 @@ def stream(self:Task,
     with _fitting(self, split, frames):
         alone = (start, stop) == (0, frames.rows) and step >= frames.rows # a single piece lends to itself
         lent = None if alone else self.lend(pieces(0, frames.rows), split)
-        for rows in pieces(start, stop): yield self._short_cut(rows, split, lent=lent, **options) or self.convert(rows, split, lent=lent, **options)
+        made = lambda rows: self._short_cut(rows, split, lent=lent, **options) or self.convert(rows, split, lent=lent, **options)
+        yield from map(made, pieces(start, stop)) # a map holds on to nothing
 
 # %% ../nbs/04_task.ipynb #d3436a7d
 def tally(
