@@ -1,7 +1,8 @@
-"""README.md and the documentation site from the notebooks, without Quarto.
+"""README.md, the sidebar and the documentation site from the notebooks, without Quarto.
 
-    python .ci/docs.py readme [--check]   # README.md from nbs/index.ipynb
-    python .ci/docs.py site [--serve]     # the site in _docs/, links checked
+    python .ci/docs.py readme [--check]    # README.md from nbs/index.ipynb
+    python .ci/docs.py sidebar [--check]   # nbs/sidebar.yml from the notebooks that there are
+    python .ci/docs.py site [--serve]      # the site in _docs/, links checked
 """
 import argparse
 import os
@@ -12,15 +13,19 @@ import sys
 from pathlib import Path
 
 import nbdev.doclinks
+import yaml
 from nbdev.config import get_config
 from nbdev.process import NBProcessor
 from nbdev.processors import FilterDefaults, FrontmatterProc
-from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
+from nbdev.quarto import IndentDumper, refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
 ROOT = Path(__file__).resolve().parent.parent
 NUMBER = re.compile(r"^\d+[a-z]?_")
 WEB_FONT = re.compile(r"""@import\s*(?:url\((["']?)https?:.*?\1\)|(["'])https?:.*?\2)[^;]*;""") # the address itself may hold a semicolon
+NOTEBOOK_LINK = re.compile(r"(\]\((?:[\w.-]+/)*)\d+[a-z]?_(\w+\.ipynb)")
+RELATIVE = re.compile(r"""(\]\(|\b(?:src|srcset|href)=")(?![a-z]+:|[#/.])""") # in Markdown and HTML: what is relative to nbs/
+FIRST = dict(tutorials=("quickstart", "own_data", "add_task", "build_data", "train", "evaluate", "publish"), concepts=("record", "kinds", "chance", "josa", "packed"))
 REMARKS = re.compile(r"\b(lang|output-file)\b") # keys that smalldocs ignores, knowingly
 
 
@@ -44,22 +49,44 @@ def readme(check=False):
     head = [f"# {front['title']}", f"> {front['description']}"] if "title" in front else []
     body = [cell_markdown(o) for o in nb.cells if not o.source.startswith("---\n")]
     text = "<!-- Made from nbs/index.ipynb by .ci/docs.py; edit the notebook. -->\n\n" + "\n\n".join(filter(None, [*head, *body])) + "\n"
-    path = ROOT/"README.md"
+    keep_in_step(ROOT/"README.md", RELATIVE.sub(r"\1nbs/", text), "readme", check)
+
+
+def keep_in_step(path, text, what, check):
+    "Write a made file, or leave with a word when it is not what it should be."
     if not check: path.write_text(text, encoding="utf-8")
-    elif path.read_text(encoding="utf-8") != text: sys.exit("README.md is not in step with nbs/index.ipynb: run python .ci/docs.py readme")
+    elif not path.is_file() or path.read_text(encoding="utf-8") != text: sys.exit(f"{path.name} is not in step with the notebooks: run python .ci/docs.py {what}")
+
+
+def pages(folder):
+    "Notebooks of a folder of nbs/: those with a reading order first, then the others by name; numbered ones are modules."
+    found = {o.stem: f"{folder}/{o.name}" for o in sorted((ROOT/"nbs"/folder).glob("*.ipynb")) if not NUMBER.match(o.name)}
+    return [found.pop(o) for o in FIRST.get(folder, ()) if o in found] + list(found.values())
+
+
+def sidebar(check=False):
+    "Write nbs/sidebar.yml: sections in reading order; a new notebook of tutorials/, concepts/ or tasks/ finds its place."
+    modules = [str(o.relative_to(ROOT/"nbs")) for folder in (".", "tasks") for o in sorted((ROOT/"nbs"/folder).glob("*.ipynb")) if NUMBER.match(o.name)]
+    named = lambda text, href: dict(text=text, href=href)
+    sections = {"시작": [named("koflan이란", "index.ipynb"), named("In English", "english.ipynb")], "튜토리얼": pages("tutorials"), "개념": pages("concepts"),
+                "태스크": ["gallery.ipynb", *pages("tasks")], "API": modules, "기여": [named("손 보태기", "contribute.qmd"), named("바뀐 것", "changelog.qmd")]}
+    tree = dict(website=dict(sidebar=dict(contents=[dict(section=k, contents=v) for k, v in sections.items()])))
+    text = "# Made by .ci/docs.py from the notebooks that there are.\n" + yaml.dump(tree, Dumper=IndentDumper, sort_keys=False, allow_unicode=True)
+    keep_in_step(ROOT/"nbs"/"sidebar.yml", text, "sidebar", check)
 
 
 def plain_names(cache):
-    "Give notebooks their names without the number (smalldocs knows no `output-file`), in the sidebar too."
+    "Give notebooks their names without the number (smalldocs knows no `output-file`), in the navigation and in links too."
     names = {}
     for path in sorted(cache.rglob("*.ipynb")):
         if NUMBER.match(path.name):
             names[str(path.relative_to(cache))] = str(path.relative_to(cache).with_name(NUMBER.sub("", path.name)))
             path.rename(path.with_name(NUMBER.sub("", path.name)))
-    sidebar = cache/"sidebar.yml"
-    text = sidebar.read_text(encoding="utf-8")
-    for old, new in names.items(): text = re.sub(rf"(?<=[- ]){re.escape(old)}$", new, text, flags=re.M)
-    sidebar.write_text(text, encoding="utf-8")
+    for path in (cache/"sidebar.yml", cache/"_quarto.yml"):
+        text = path.read_text(encoding="utf-8")
+        for old, new in names.items(): text = re.sub(rf"(?<=[- ]){re.escape(old)}$", new, text, flags=re.M)
+        path.write_text(text, encoding="utf-8")
+    for path in cache.rglob("*.ipynb"): path.write_text(NOTEBOOK_LINK.sub(r"\1\2", path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def relative_links(site):
@@ -82,7 +109,7 @@ def broken_links(site):
     "Internal links and images that lead nowhere."
     bad = []
     for page in sorted(site.rglob("*.html")):
-        for link in re.findall(r'(?:href|src)="([^"#?]+)', page.read_text(encoding="utf-8")):
+        for link in re.findall(r'(?:href|src|srcset)="([^"#?]+)', page.read_text(encoding="utf-8")):
             if re.match(r"[a-z]+:|//", link): continue
             target = (site/link.lstrip("/") if link.startswith("/") else page.parent/link).resolve()
             if not (target.is_file() or (target/"index.html").is_file()): bad.append(f"{page.relative_to(site)} -> {link}")
@@ -94,7 +121,7 @@ def site(serve=False):
     os.chdir(ROOT)
     refresh_quarto_yml()
     nbdev.doclinks._build_modidx()
-    nbdev_sidebar.__wrapped__()
+    sidebar()
     shutil.rmtree(ROOT/"_proc", ignore_errors=True)
     cache = proc_nbs(n_workers=2, force=True)
     plain_names(cache)
@@ -114,8 +141,8 @@ def site(serve=False):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["readme", "site"])
-    parser.add_argument("--check", action="store_true", help="readme: compare, write nothing")
+    parser.add_argument("what", choices=["readme", "sidebar", "site"])
+    parser.add_argument("--check", action="store_true", help="readme, sidebar: compare, write nothing")
     parser.add_argument("--serve", action="store_true", help="site: serve it on http://localhost:8000 afterwards")
     args = parser.parse_args()
-    readme(args.check) if args.what == "readme" else site(args.serve)
+    dict(readme=lambda: readme(args.check), sidebar=lambda: sidebar(args.check), site=lambda: site(args.serve))[args.what]()

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['MARK', 'FAMILIES', 'READERS', 'SPLIT_NAMES', 'LABELS', 'TEXTS', 'PAIRS', 'CONTEXTS', 'QUESTIONS', 'GOLDS', 'STEMS',
-           'IDS', 'MOST_LABELS', 'PLANS', 'HEAD', 'RAW', 'ASK', 'TASK', 'PROOF', 'IMPORTS', 'TEST_IMPORTS', 'SOURCE',
-           'PROMPTS', 'CLASS', 'TEST', 'PROOFS', 'CHECK', 'SCALE_LOCAL', 'SCALE_HUB', 'SCALE', 'PACKAGE', 'EXPORT',
-           'PYPROJECT', 'Table', 'read_file', 'read_repo', 'label_columns', 'text_columns', 'Plan', 'guess_kind',
-           'guess', 'guess_splits', 'sample_rows', 'raw_row', 'Place', 'find_place', 'write_notebook', 'task_notebook',
-           'undecided', 'export_notebook', 'Target', 'write_all', 'new_task', 'koflan_new_task']
+           'IDS', 'MOST_LABELS', 'PLANS', 'HEAD', 'RAW', 'ASK', 'TASK', 'CARD', 'PROOF', 'IMPORTS', 'TEST_IMPORTS',
+           'SOURCE', 'PROMPTS', 'CLASS', 'TEST', 'PROOFS', 'CHECK', 'SCALE_LOCAL', 'SCALE_HUB', 'SCALE', 'PACKAGE',
+           'EXPORT', 'PYPROJECT', 'Table', 'read_file', 'read_repo', 'label_columns', 'text_columns', 'Plan',
+           'guess_kind', 'guess', 'guess_splits', 'sample_rows', 'raw_row', 'Place', 'find_place', 'write_notebook',
+           'task_notebook', 'undecided', 'export_notebook', 'Target', 'write_all', 'new_task', 'koflan_new_task']
 
-# %% ../nbs/20_new_task.ipynb #8c65db79
+# %% ../nbs/20_new_task.ipynb #2d5c5f97
 import importlib
 import json
 import re
@@ -28,14 +28,14 @@ from fastcore.script import call_parse
 
 from .prompts import lint
 from .schema import KoflanError, unknown, user_errors, write_text
-from .sources import CONVERTED, SAMPLES, HubSource, SourceError, _builder, _from_dataset, find_mirror
+from .sources import CONVERTED, SAMPLES, Frames, HubSource, SourceError, _builder, _of_frame, find_mirror
 from .task import REGISTRY, in_notebook
 
-# %% ../nbs/20_new_task.ipynb #3dbc2fb6
+# %% ../nbs/20_new_task.ipynb #000dc36a
 MARK = "정할 것" # stands wherever the author has to decide
 FAMILIES = dict(binary="LabelTask", multiclass="LabelTask", multilabel="MultiLabelTask", choice="ChoiceTask", mrc="SpanTask")
 
-# %% ../nbs/20_new_task.ipynb #1b25de37
+# %% ../nbs/20_new_task.ipynb #ba1c5ad9
 class Table(NamedTuple):
     "What a source holds."
     frames: dict # split of the source -> DataFrame
@@ -52,7 +52,7 @@ def _names(features):
     found = {col: getattr(getattr(f, "feature", f), "names", None) for col, f in (features or {}).items()}
     return {col: tuple(o) for col, o in found.items() if o}
 
-# %% ../nbs/20_new_task.ipynb #3df68e5a
+# %% ../nbs/20_new_task.ipynb #ebfbc329
 def _csv(path, separator=","):
     read = lambda encoding: pl.read_csv(path, separator=separator, infer_schema_length=None, encoding=encoding)
     try: return read("utf8")
@@ -63,7 +63,7 @@ def _csv(path, separator=","):
 READERS = {".csv": _csv, ".tsv": lambda path: _csv(path, "\t"), ".jsonl": lambda path: pl.read_ndjson(path, infer_schema_length=None), ".parquet": pl.read_parquet}
 SPLIT_NAMES = dict(train="train", training="train", validation="validation", valid="validation", val="validation", dev="validation", test="test", eval="test")
 
-# %% ../nbs/20_new_task.ipynb #67a3e44a
+# %% ../nbs/20_new_task.ipynb #c69a60a4
 def _divide(df):
     "Frames by the split column, if there is one."
     for col in ("_split", "split"):
@@ -73,7 +73,7 @@ def _divide(df):
         return {SPLIT_NAMES[k]: df.filter(pl.col(col) == o).drop(col) for k, o in parts.items()}
     return dict(train=df)
 
-# %% ../nbs/20_new_task.ipynb #0322493e
+# %% ../nbs/20_new_task.ipynb #3b19c24d
 def read_file(
     path, # a .csv, .tsv, .jsonl or .parquet file
 ) -> Table: # its rows
@@ -86,13 +86,13 @@ def read_file(
     if df.is_empty(): raise KoflanError(f"{path}: no rows")
     return Table(_divide(df), _names(_features(path)) if path.suffix.lower() == ".parquet" else {})
 
-# %% ../nbs/20_new_task.ipynb #b5eb614d
+# %% ../nbs/20_new_task.ipynb #14d2e5a3
 def _features(path):
     from datasets import Features
     from pyarrow import parquet
     return Features.from_arrow_schema(parquet.read_schema(path))
 
-# %% ../nbs/20_new_task.ipynb #afdbb385
+# %% ../nbs/20_new_task.ipynb #97e038f6
 def _licence(card):
     "The licence on a dataset card: a folder's, or a repository's."
     from huggingface_hub import DatasetCard
@@ -100,16 +100,16 @@ def _licence(card):
     except (OSError, ValueError): return "" # no card, or one that says nothing
     return found if isinstance(found, str) else "" if not found else found[0]
 
-# %% ../nbs/20_new_task.ipynb #57c30b80
+# %% ../nbs/20_new_task.ipynb #f6fa8f6e
 def _read_mirror(path, config):
     with TemporaryDirectory() as tmp: # a cache of its own: `datasets` knows folders by their names only
         try: builder = _builder(path, config, tmp)
         except SourceError as e: raise SourceError(f"{path}: {' '.join(str(e.__cause__ or e).split())}") from e
         builder.download_and_prepare()
-        held = {str(o): _from_dataset(builder.as_dataset(o, in_memory=True)) for o in builder.info.splits}
-    return Table({k: df for k, (df, _) in held.items()}, _names(builder.info.features), _licence(path/"README.md") if (path/"README.md").is_file() else "")
+        held = {str(o): pl.from_arrow(builder.as_dataset(o, in_memory=True).with_format("arrow")[:]) for o in builder.info.splits}
+    return Table(held, _names(builder.info.features), _licence(path/"README.md") if (path/"README.md").is_file() else "")
 
-# %% ../nbs/20_new_task.ipynb #ba6c7709
+# %% ../nbs/20_new_task.ipynb #62b9d1b6
 def _hub_splits(repo, config):
     import datasets
     from huggingface_hub import HfApi
@@ -119,15 +119,16 @@ def _hub_splits(repo, config):
     paths = HfApi().list_repo_files(repo, repo_type="dataset", revision=CONVERTED)
     return sorted({o.split("/")[1] for o in paths if o.startswith(f"{config or 'default'}/")})
 
-# %% ../nbs/20_new_task.ipynb #dfad30e8
+# %% ../nbs/20_new_task.ipynb #7e94b406
 def _read_hub(repo, config):
     try: splits = _hub_splits(repo, config)
     except Exception as e: raise SourceError(f"{repo}: not to be had from the Hub ({' '.join(str(e).split())[:200]}); a mirror folder or --source FILE works offline") from e
     source = HubSource(repo, columns=(), config=config)
-    held = {o: source._read_hub(config, o) for o in splits}
-    return Table({k: df for k, (df, _) in held.items()}, _names(next(iter(held.values()))[1]) if held else {}, _licence(repo))
+    held = {o: source._open_hub(config, o) for o in splits}
+    frames = {k: next(iter(o.pieces(0, o.rows, o.rows + 1))) for k, o in held.items()}
+    return Table(frames, _names(next(iter(held.values())).features) if held else {}, _licence(repo))
 
-# %% ../nbs/20_new_task.ipynb #04e29c08
+# %% ../nbs/20_new_task.ipynb #6574375c
 def read_repo(
     repo:str, # "owner/name"
     config:str|None=None, # configuration name
@@ -140,7 +141,7 @@ def read_repo(
     if not found.frames or found.rows.is_empty(): raise SourceError(f"{repo}: no rows")
     return found
 
-# %% ../nbs/20_new_task.ipynb #7642d461
+# %% ../nbs/20_new_task.ipynb #4e795f12
 LABELS = ("label", "labels", "class", "category", "sentiment", "emotion", "intent", "topic", "tags", "target", "라벨", "분류", "범주", "감정", "주제", "의도")
 TEXTS = ("text", "document", "sentence", "content", "comment", "comments", "review", "utterance", "글", "본문", "문장", "내용", "리뷰", "댓글", "발화")
 PAIRS = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("sentence_1", "sentence_2"), ("question1", "question2"), ("text1", "text2"), ("문장1", "문장2"))
@@ -154,16 +155,16 @@ def _first(columns, names):
     "The column that comes first in a list of usual names."
     return min((o for o in columns if o.lower() in names), key=lambda o: names.index(o.lower()), default=None)
 
-# %% ../nbs/20_new_task.ipynb #2d2327a8
+# %% ../nbs/20_new_task.ipynb #8c1aa346
 def _rank(col, names): return names.index(col.lower()) if col.lower() in names else len(names)
 
-# %% ../nbs/20_new_task.ipynb #5f8945ef
+# %% ../nbs/20_new_task.ipynb #875ce350
 def _values(df, col):
     "Different values of a column in order, without blanks."
     s = df[col].str.strip_chars() if df[col].dtype == pl.String else df[col]
     return [o for o in s.drop_nulls().unique().sort() if o != ""]
 
-# %% ../nbs/20_new_task.ipynb #ee7e137c
+# %% ../nbs/20_new_task.ipynb #01cf55de
 def label_columns(
     df:pl.DataFrame, # rows
     names:dict=None, # columns with known label names
@@ -176,7 +177,7 @@ def label_columns(
         if 2 <= k <= MOST_LABELS and (usual or k <= min(50, len(df)/2)): out.append((not usual, _rank(col, LABELS), k, col))
     return [o[-1] for o in sorted(out)]
 
-# %% ../nbs/20_new_task.ipynb #79d03bc5
+# %% ../nbs/20_new_task.ipynb #d8e9bf2b
 def text_columns(
     df:pl.DataFrame, # rows
     taken:tuple=(), # columns that are something else
@@ -185,7 +186,7 @@ def text_columns(
     free = [o for o, t in df.schema.items() if t == pl.String and o not in taken and o.lower() not in IDS]
     return sorted(free, key=lambda o: (_rank(o, TEXTS), -(df[o].str.len_chars().mean() or 0)))
 
-# %% ../nbs/20_new_task.ipynb #c5f48a76
+# %% ../nbs/20_new_task.ipynb #14ba187e
 @dataclass
 class Plan:
     "What the columns tell about a task."
@@ -211,7 +212,7 @@ def _dict(items):
     if all(o.isidentifier() and not iskeyword(o) for o in items): return "dict(" + ", ".join(f"{k}={v}" for k, v in items.items()) + ")"
     return "{" + ", ".join(f"{_quote(k)}: {v}" for k, v in items.items()) + "}"
 
-# %% ../nbs/20_new_task.ipynb #8184e171
+# %% ../nbs/20_new_task.ipynb #20bd659f
 def _wordings(names):
     fit = lambda o: re.search("[가-힣]", o) and not lint(o)
     return {o: o if fit(o) else f"{MARK}: {' '.join(o.split())}" for o in names}
@@ -220,7 +221,7 @@ def _asked_column(df, col):
     if col not in df.columns: raise KoflanError(unknown("column", col, df.columns))
     return col
 
-# %% ../nbs/20_new_task.ipynb #1a296d8f
+# %% ../nbs/20_new_task.ipynb #c2fccb30
 def _no_column(df, what, flag): return KoflanError(f"no column looks like {what}; say {flag}; there is: {', '.join(df.columns)}")
 
 def _inputs(df, given, taken):
@@ -232,7 +233,7 @@ def _inputs(df, given, taken):
     if not (found := text_columns(df, taken)): raise _no_column(df, "the text to ask about", "--input COLUMN")
     return (found[0],)
 
-# %% ../nbs/20_new_task.ipynb #3ddd73b2
+# %% ../nbs/20_new_task.ipynb #9ce4f75c
 def _label_code(df, col, names):
     "(code of an expression that tidies a label column, or None; its label names)"
     if col in names: return None, names[col]
@@ -246,7 +247,7 @@ def _label_code(df, col, names):
     if values == list(range(len(values))): return None, tuple(map(str, values))
     return f"{here}.replace(-1, None).cast(pl.String)", tuple(map(str, values))
 
-# %% ../nbs/20_new_task.ipynb #906c0228
+# %% ../nbs/20_new_task.ipynb #a857895b
 def _plan_label(df, names, kind, label, given):
     fit = lambda o: len(_values(df, o)) == 2 if kind == "binary" else True
     found = [_asked_column(df, label)] if label else [o for o in label_columns(df, names) if o != given and fit(o)]
@@ -258,12 +259,12 @@ def _plan_label(df, names, kind, label, given):
                 [f"right = [$source.names_of({_quote(col)})[row[{_quote(col)}]]]"], _wordings(labels), {col: labels}, {col: code} if code else {},
                 {col: lambda i: values[i % len(values)]}, cluster=_cluster(labels))
 
-# %% ../nbs/20_new_task.ipynb #84021fee
+# %% ../nbs/20_new_task.ipynb #253b9b00
 def _cluster(labels):
     text = " ".join(labels).lower()
     return "sentiment" if re.search("긍정|부정|기쁨|슬픔|positive|negative", text) else "hate" if re.search("혐오|hate|욕설", text) else "nli" if "entail" in text else "topic"
 
-# %% ../nbs/20_new_task.ipynb #3c7d7836
+# %% ../nbs/20_new_task.ipynb #0446f345
 def _separator(s):
     "What stands between the labels of a text column, if it looks like several labels a row."
     for sep in "|;,/":
@@ -271,7 +272,7 @@ def _separator(s):
         kinds = parts.filter(parts != "")
         if s.str.contains(sep, literal=True).any() and 2 <= kinds.n_unique() <= min(50, len(s)/2) and kinds.str.len_chars().mean() < 20: return sep
 
-# %% ../nbs/20_new_task.ipynb #9f580058
+# %% ../nbs/20_new_task.ipynb #3e6184b6
 def _split_code(col, sep, brackets):
     return (f"pl.col({_quote(col)}).str.strip_chars({_quote('[] ' if brackets else ' ')}).str.split({_quote(sep)})"
             f""".list.eval(pl.element().str.strip_chars({_quote(" '" + '"' if brackets else " ")}).replace("", None)).list.drop_nulls()""")
@@ -280,7 +281,7 @@ def _one_hot(s):
     "Does a list hold a 0 or 1 for every label instead of label numbers?"
     return s.dtype != pl.List(pl.String) and s.list.len().n_unique() == 1 and s.list.len()[0] > 2 and set(s.explode()) == {0, 1}
 
-# %% ../nbs/20_new_task.ipynb #831b26e5
+# %% ../nbs/20_new_task.ipynb #5bce805a
 def _multi_columns(df, names):
     "Columns that look like several labels a row: one column, or many of 0 and 1."
     lists = [o for o, t in df.schema.items() if t in (pl.List(pl.String), pl.List(pl.Int64), pl.List(pl.Int32)) and df[o].explode().n_unique() <= 50 and not _one_hot(df[o])]
@@ -290,7 +291,7 @@ def _multi_columns(df, names):
     joined = [o for o, t in df.schema.items() if t == pl.String and _separator(df[o])]
     return joined and [min(joined, key=lambda o: _rank(o, LABELS))]
 
-# %% ../nbs/20_new_task.ipynb #a7cc4ea8
+# %% ../nbs/20_new_task.ipynb #487d080a
 def _plan_listed(df, names, col):
     "(label names, derive, a list for every label) of one column that holds several labels."
     derive, t = {}, df[col].dtype
@@ -305,7 +306,7 @@ def _plan_listed(df, names, col):
     cycle = [[o] for o in raw] + [raw[:2]]
     return labels, derive, [sep.join(o) for o in cycle] if t == pl.String else cycle, bool((df[col].list.len().fill_null(0) == 0).any())
 
-# %% ../nbs/20_new_task.ipynb #7af8f385
+# %% ../nbs/20_new_task.ipynb #dbc1776b
 def _plan_multilabel(df, names, kind, label, given):
     cols = tuple(_asked_column(df, o.strip()) for o in label.split(",")) if label else tuple(_multi_columns(df, names))
     if not cols: raise _no_column(df, "the labels of a multilabel task", "--label COLUMN or --label a,b,c")
@@ -315,7 +316,7 @@ def _plan_multilabel(df, names, kind, label, given):
     return _with_none(Plan(kind, _inputs(df, given, cols), cols, [f"label = {_quote(col)}"], [right], _wordings(labels), {col: labels}, derive,
                            {col: lambda i: cycle[i % len(cycle)]}, cluster=_cluster(labels)), empty)
 
-# %% ../nbs/20_new_task.ipynb #73491d44
+# %% ../nbs/20_new_task.ipynb #4b729637
 def _plan_flags(df, cols, given):
     if bad := [o for o in cols if not set(df[o].drop_nulls()) <= {0, 1}]: raise KoflanError(f"column {bad[0]!r} holds other values than 0 and 1")
     fill = {o: lambda i, at=at, t=df[o].dtype: (i % (len(cols) + 1) == at) if t == pl.Boolean else int(i % (len(cols) + 1) == at) for at, o in enumerate(cols)}
@@ -323,7 +324,7 @@ def _plan_flags(df, cols, given):
     plan = Plan("multilabel", _inputs(df, given, cols), cols, [f"flags = {_tuple(cols)}"], ["right = [o for o in $cls.flags if row[o] == 1]"], _wordings(cols), fill=fill)
     return _with_none(plan, empty)
 
-# %% ../nbs/20_new_task.ipynb #8aab3d6e
+# %% ../nbs/20_new_task.ipynb #2b92b980
 def _with_none(plan, empty):
     "Rows without any label get an answer of their own, or are dropped: the author decides."
     if not empty or (name := "없음") in plan.answers: return plan
@@ -333,7 +334,7 @@ def _with_none(plan, empty):
     plan.open.append(f"라벨이 없는 행에 `{name}`이라고 답할지. 버리려면 `none`과 그 답을 지웁니다.")
     return plan
 
-# %% ../nbs/20_new_task.ipynb #6f261457
+# %% ../nbs/20_new_task.ipynb #571d9f24
 def _choice_columns(df):
     "The columns that hold the choices: the name of a list column, or a tuple of columns."
     lists = [o for o, t in df.schema.items() if t == pl.List(pl.String)]
@@ -344,7 +345,7 @@ def _choice_columns(df):
     groups = {k: tuple(v) for k, v in groups.items() if len(v) > 1}
     return min(groups.items(), key=lambda o: (_rank(o[0], STEMS), -len(o[1])))[1] if groups else None
 
-# %% ../nbs/20_new_task.ipynb #6c078555
+# %% ../nbs/20_new_task.ipynb #cd3e01bb
 def _gold_code(df, gold, choices, n):
     "(code that counts the right choice, or None; counted from; value of the right choice i of sample row r)"
     values, here, text = _values(df, gold), f"pl.col({_quote(gold)})", df[gold].dtype == pl.String
@@ -357,10 +358,10 @@ def _gold_code(df, gold, choices, n):
     each = f"for i in range({n})" if isinstance(choices, str) else f"for i, o in enumerate({_tuple(choices)})"
     return f"pl.coalesce(pl.when({choice} == {here}).then(i) {each})", 0, lambda r, i: _choice_text(choices if isinstance(choices, str) else choices[i], r, i)
 
-# %% ../nbs/20_new_task.ipynb #b57c57e1
+# %% ../nbs/20_new_task.ipynb #6da9f15e
 def _choice_text(col, r, i): return f"{MARK}: {col} {r + 1}-{i + 1}"
 
-# %% ../nbs/20_new_task.ipynb #b7c7ca66
+# %% ../nbs/20_new_task.ipynb #d6516132
 def _plan_choice(df, names, kind, label, given):
     choices = _choice_columns(df)
     if not choices: raise KoflanError(f"no columns look like the choices of a choice task (a list, or choice1, choice2...); there is: {', '.join(df.columns)}")
@@ -377,7 +378,7 @@ def _plan_choice(df, names, kind, label, given):
                 [f"choices = {all_of}", f"right = [choices[int(row[$cls.gold]){' - 1' if start else ''}]]"], derive={"gold": code} if code else {},
                 fill=fill | {gold: lambda r: value(r, r % n)}, cluster="exam", open=["정답이 몇 번째 보기를 가리키는지 원본과 견주어 보기. 첫 보기가 늘 정답은 아닌지도 봅니다."])
 
-# %% ../nbs/20_new_task.ipynb #9ee6931b
+# %% ../nbs/20_new_task.ipynb #3fdf17f5
 def _found_code(df, col):
     "The code of the list of right answers in a column."
     t, here = df[col].dtype, f"pl.col({_quote(col)})"
@@ -388,7 +389,7 @@ def _found_code(df, col):
     if isinstance(t, pl.List) and isinstance(t.inner, pl.Struct): return f'{here}.list.eval(pl.element().struct.field("text"))'
     raise KoflanError(f"column {col!r} is {t}; want the answers as text, a list of texts, or SQuAD's answers")
 
-# %% ../nbs/20_new_task.ipynb #a1062e06
+# %% ../nbs/20_new_task.ipynb #7048bc0e
 def _plan_mrc(df, names, kind, label, given):
     context = _asked_column(df, given) if given else _first(df.columns, CONTEXTS)
     question = _first([o for o in df.columns if o != context], QUESTIONS)
@@ -402,7 +403,7 @@ def _plan_mrc(df, names, kind, label, given):
     return Plan(kind, (context,), (question, answer), body, ["right = [tidy(o) for o in row[\"_found\"]]"], fill={context: lambda i: f"{MARK}: {context} {i//3 + 1}"},
                 ask="{" + question + "}", cluster="mrc", open=[*note, "답이 없는 물음이 섞여 있는지, 있다면 무엇이라고 답할지."])
 
-# %% ../nbs/20_new_task.ipynb #abab724c
+# %% ../nbs/20_new_task.ipynb #0a92f6a2
 def guess_kind(
     df:pl.DataFrame, # rows
     names:dict=None, # columns with known label names
@@ -420,10 +421,10 @@ def guess_kind(
     if not label and multi and (len(multi) > 1 or df[multi[0]].dtype != pl.String) and not usual: return "multilabel"
     return "binary" if found and len(_values(df, _asked_column(df, found[0]))) == 2 else "multiclass"
 
-# %% ../nbs/20_new_task.ipynb #f72dd7b0
+# %% ../nbs/20_new_task.ipynb #2ff8710f
 PLANS = dict(binary=_plan_label, multiclass=_plan_label, multilabel=_plan_multilabel, choice=_plan_choice, mrc=_plan_mrc)
 
-# %% ../nbs/20_new_task.ipynb #c759c1df
+# %% ../nbs/20_new_task.ipynb #66604531
 def guess(
     table:Table, # what the source holds
     kind:str|None=None, # one of `FAMILIES`; None to guess
@@ -437,7 +438,7 @@ def guess(
     if odd := [o for o in (*plan.inputs, plan.ask[1:-1]) if re.search(r"[{}\[\]:!]", o)]: raise KoflanError(f"column {odd[0]!r} cannot be named in a prompt; rename it")
     return plan
 
-# %% ../nbs/20_new_task.ipynb #4e39b807
+# %% ../nbs/20_new_task.ipynb #76023374
 def guess_splits(
     held, # splits of the source
 ) -> tuple: # (koflan split -> split of the source, is a test split to be carved?)
@@ -450,7 +451,7 @@ def guess_splits(
     if carve: named["test"] = named["train"]
     return {o: named[o] for o in ("train", "validation", "test") if o in named}, carve
 
-# %% ../nbs/20_new_task.ipynb #86d64691
+# %% ../nbs/20_new_task.ipynb #27efc27f
 def _blank(t, text):
     "A value of a polars type that asks to be replaced."
     if isinstance(t, pl.List): return [_blank(t.inner, text)]
@@ -467,16 +468,16 @@ def sample_rows(
     value = lambda o, i: plan.fill[o](i) if o in plan.fill else _blank(df.schema[o], f"{MARK}: {o} {i + 1}")
     return [{o: value(o, i) for o in cols} for i in range(n)]
 
-# %% ../nbs/20_new_task.ipynb #06c9a8b0
+# %% ../nbs/20_new_task.ipynb #3ef223c3
 def _how_many(plan, df, repo, carve):
     "Rows enough to reach every label, and to have two held out as test."
     n = max(6, len(plan.answers or ()) + 1)
-    source = HubSource(repo, columns=df.columns, carve=carve)
-    held = lambda n: len(source._carved(pl.DataFrame(sample_rows(plan, df, n)).with_row_index("_row"), "test"))
+    source = HubSource(repo, columns=tuple(filter(None, [carve])), carve=carve)
+    held = lambda n: Frames(source, "test", [(None, _of_frame(pl.DataFrame(sample_rows(plan, df, n))))]).keep.sum()
     while carve and held(n) < 2 and n < 300: n += 3
     return n
 
-# %% ../nbs/20_new_task.ipynb #8fd42c7d
+# %% ../nbs/20_new_task.ipynb #a5fc141f
 HEAD = """# $title
 
 > $mark: 무엇을 묻는 태스크인지 한 문장으로
@@ -485,53 +486,55 @@ $mark: 데이터의 내력과 링크, 사용 허가, 알려진 잡음, 모델이
 
 `$mark`이라고 적힌 곳을 모두 채우면 이 노트북이 위에서 아래까지 돌아갑니다. 다 채운 다음 이 문장은 지웁니다."""
 
-# %% ../nbs/20_new_task.ipynb #0afc09a7
+# %% ../nbs/20_new_task.ipynb #78e8804c
 RAW = """## 원본의 한 행
 
 $raw
 
 $mark: 열이 저마다 무엇인지 살펴본 뒤 이 칸을 지웁니다. 원본의 글을 저장소에 남기지 않기 위해서입니다."""
 
-# %% ../nbs/20_new_task.ipynb #e32b4e7c
+# %% ../nbs/20_new_task.ipynb #febe5dab
 ASK = """## 어떻게 묻는가
 
 $mark: 왜 이렇게 묻는지, 어떤 말투인지, 어느 물음에 어느 답이 딸리는지 적습니다.
 지시문은 모두 합쳐 열 개 이상이고, 사람마다 다르게 말하듯 씁니다. 보기를 늘어놓으려면 `{options}`, 열의 값을 넣으려면 `{열}`이나 `{열:은/는}`을 씁니다.$answers_note"""
 
-# %% ../nbs/20_new_task.ipynb #ed6b8e94
+# %% ../nbs/20_new_task.ipynb #cbd4baed
 TASK = """## 태스크
 
 $mark: 이 태스크에서 사람이 정한 것 하나를 적습니다(버리는 행, 뒤집히는 라벨…).$open"""
 
+CARD = """태스크를 적으면 카드가 나옵니다. 라벨과 정답의 자리가 한쪽으로 쏠리지 않았는지, 맞는 답만 유난히 길지 않은지 봅니다."""
+
 PROOF = """맞는 답은 원본의 정답과 한 행씩 맞습니다. 버린 행은 까닭과 함께 셉니다."""
 
-# %% ../nbs/20_new_task.ipynb #8d8980c5
+# %% ../nbs/20_new_task.ipynb #2cb0042b
 IMPORTS = """#| export
 ${polars}from koflan.prompts import Ask, Prompts
 from koflan.shapes import $family
 from koflan.sources import HubSource"""
 
-# %% ../nbs/20_new_task.ipynb #8e644db3
+# %% ../nbs/20_new_task.ipynb #5f2adfbb
 TEST_IMPORTS = """#| hide
 from fastcore.test import test_eq
 from koflan.check import check_task
 ${more_imports}from koflan.new_task import ${tools}undecided"""
 
-# %% ../nbs/20_new_task.ipynb #b757b6b1
+# %% ../nbs/20_new_task.ipynb #166e325f
 SOURCE = """#| export
 $source = HubSource(
     $repo_code, columns=$columns,$names$splits$derive
     size=$size_code, licence=$licence
 )"""
 
-# %% ../nbs/20_new_task.ipynb #839b6aeb
+# %% ../nbs/20_new_task.ipynb #bba0e198
 PROMPTS = """#| export
 $prompts = Prompts(
     Ask("$mark: 지시문을 열 개 이상 적습니다$ask"$answers),
     input=$input,$input_note
 )"""
 
-# %% ../nbs/20_new_task.ipynb #0e347d94
+# %% ../nbs/20_new_task.ipynb #af0df97a
 CLASS = """#| export
 class $cls($family):
     "$mark: 한 문장 소개"
@@ -541,7 +544,7 @@ class $cls($family):
     citation = "" # $mark: 논문이나 데이터 카드
 """
 
-# %% ../nbs/20_new_task.ipynb #711f7bd8
+# %% ../nbs/20_new_task.ipynb #a9cadd67
 TEST = """task = $cls(mirror=$mirror)
 rows = {row["_row"]: row for row in $source.read("$split", $mirror)$found.to_dicts()}
 built = task.build("$split")
@@ -550,13 +553,13 @@ for r in built.records.to_dicts():
     $proof
 built.dropped"""
 
-# %% ../nbs/20_new_task.ipynb #61fbda97
+# %% ../nbs/20_new_task.ipynb #c0c25e79
 PROOFS = dict(
     label=['assert r["positives"] in [[ask.answers[o][w] for o in right] for w in range(ask.wordings)]'],
     choice=['test_eq(r["positives"], right)', 'test_eq(set(r["negatives"]), set(choices) - set(right))'],
     mrc=['test_eq(r["positives"], right[:1])', 'assert not set(r["negatives"]) & set(right)'])
 
-# %% ../nbs/20_new_task.ipynb #1f1d60ef
+# %% ../nbs/20_new_task.ipynb #be24e401
 def raw_row(
     df:pl.DataFrame, # rows
 ) -> str: # Markdown
@@ -569,7 +572,7 @@ def raw_row(
     lines = [f"| {show(o)} | {type(t).__name__ if t.is_nested() else t} | {count(o, t)} | {show(df[o][0].to_list() if isinstance(df[o][0], pl.Series) else df[o][0])} |" for o, t in df.schema.items()]
     return "\n".join(["| 열 | 형 | 서로 다른 값 | 첫 행 |", "|---|---|---|---|", *lines])
 
-# %% ../nbs/20_new_task.ipynb #5a61360a
+# %% ../nbs/20_new_task.ipynb #8b2fa402
 def _lines(code, items, width=8):
     "Code of a dict over several lines."
     pad = " " * width
@@ -583,13 +586,13 @@ def _answers(plan):
     if len(body) > 90: body = "\n            " + ",\n            ".join(f"{k}={v}" if plain else f"{_quote(k)}: {v}" for k, v in pairs.items()) + "\n        "
     return f",\n        # {MARK}: 라벨마다 답의 표현. 여러 개면 라벨마다 같은 수로\n        answers=" + (f"dict({body})" if plain else "{" + body + "}")
 
-# %% ../nbs/20_new_task.ipynb #82480a59
+# %% ../nbs/20_new_task.ipynb #23718eb7
 def _input_code(plan):
     if len(plan.inputs) == 1: return _quote("{" + plan.inputs[0] + "}"), ""
     if plan.inputs in [tuple(o) for o in PAIRS]: return _quote("\n".join(f"문장 {i}: {{{o}}}" for i, o in enumerate(plan.inputs, 1))), f" # {MARK}: 두 글을 무엇이라고 부를지"
     return _quote("\n\n".join(f"{{{o}}}" for o in plan.inputs)), f" # {MARK}: 글을 어떻게 이어 적을지"
 
-# %% ../nbs/20_new_task.ipynb #bfbabca7
+# %% ../nbs/20_new_task.ipynb #1e833849
 def _declared(plan, splits, carve, config):
     "The arguments of the source that are not always there, a line each."
     line = lambda o: f"\n    {o},"
@@ -601,7 +604,7 @@ def _declared(plan, splits, carve, config):
                 splits=(line(f"splits={_dict({k: _quote(v) for k, v in splits.items()})}") if splits != usual else "") + (line(f"carve={_quote(plan.inputs[0])}") if carve else ""),
                 derive=line(f"derive={_dict(plan.derive)}") if plan.derive else "", columns=_tuple(tuple(dict.fromkeys((*plan.inputs, *plan.columns)))))
 
-# %% ../nbs/20_new_task.ipynb #dff9a5e9
+# %% ../nbs/20_new_task.ipynb #be81387b
 @dataclass
 class Place:
     "Where the files of a new task go, and how its notebook reads them."
@@ -631,7 +634,7 @@ def find_place(
     if place.mirror != "hub": place.sample = out/place.mirror/part
     return place
 
-# %% ../nbs/20_new_task.ipynb #5224cdf9
+# %% ../nbs/20_new_task.ipynb #f31d4917
 def _in_koflan():
     "Is the current folder the koflan repository?"
     ini = ConfigParser(interpolation=None)
@@ -639,7 +642,7 @@ def _in_koflan():
     except (Error, UnicodeDecodeError): return False
     return ini.get("DEFAULT", "lib_name", fallback="") == "koflan"
 
-# %% ../nbs/20_new_task.ipynb #af491f77
+# %% ../nbs/20_new_task.ipynb #7e078d7f
 def _title(name): return "".join(o.capitalize() for o in name.split("_"))
 
 def _values_for(name, plan, table, repo, config, place):
@@ -660,15 +663,15 @@ def _values_for(name, plan, table, repo, config, place):
     v["proof"] = "\n    ".join(map(fill, [*plan.proof, *PROOFS[plan.kind if plan.kind in PROOFS else "label"]]))
     return v | _declared(plan, splits, carve, config)
 
-# %% ../nbs/20_new_task.ipynb #6ab73010
+# %% ../nbs/20_new_task.ipynb #b08dc731
 CHECK = """빠진 것이 없는지 봅니다. 남은 `$mark`을 하나씩 말해 줍니다."""
 
-# %% ../nbs/20_new_task.ipynb #95147653
+# %% ../nbs/20_new_task.ipynb #88816584
 SCALE_LOCAL = """## 데이터로
 
 모두 채웠으면 바로 데이터를 지을 수 있습니다. `data/`를 `koflan_train_reward`와 `koflan_evaluate`에 주면 됩니다."""
 
-# %% ../nbs/20_new_task.ipynb #4a30cabf
+# %% ../nbs/20_new_task.ipynb #b3b002ec
 SCALE_HUB = """## 데이터로
 
 이 노트북은 `$here`의 예문만 읽습니다. 진짜 데이터로 짓는 일은 네트워크가 있을 때 이렇게 합니다.
@@ -678,32 +681,32 @@ from koflan.generate import generate
 generate([$cls], "data", cap=1000)
 ```"""
 
-# %% ../nbs/20_new_task.ipynb #d251dcb0
+# %% ../nbs/20_new_task.ipynb #7368585e
 SCALE = """done, failed, missing = generate([$cls], "data", mirror="hub")
 print(summary(done))
 failed, missing"""
 
-# %% ../nbs/20_new_task.ipynb #7f08f6f6
+# %% ../nbs/20_new_task.ipynb #cba9c69a
 PACKAGE = """## 패키지로
 
 `#| export`라고 적힌 칸이 그대로 패키지의 모듈이 됩니다. 노트북을 저장하고 아래 칸을 실행한 다음 `pip install .`을 하면, `koflan_tasks`와 `koflan_generate`가 이 태스크를 찾습니다."""
 
 EXPORT = """export_notebook("$name.ipynb", "$exp/__init__.py")"""
 
-# %% ../nbs/20_new_task.ipynb #cb553ee2
+# %% ../nbs/20_new_task.ipynb #6a6cba0c
 def _cells(place):
     "The templates of a notebook in order, with the kind of cell."
     md, code = "markdown", "code"
     in_repo = place.mirror == "samples"
     yield from [(code, f"#| default_exp {place.exp}"), (md, HEAD), (md, RAW), (code, IMPORTS), (code, TEST_IMPORTS), (code, SOURCE),
                 (code, '$source.read("$split", $mirror).head(3)'), (md, ASK), (code, PROMPTS), (md, TASK), (code, CLASS),
-                (code, '$cls(mirror=$mirror).show(4$other_split)'), (md, PROOF), (code, TEST), (md, CHECK),
+                (code, '$cls(mirror=$mirror).show(4$other_split)'), (md, CARD), (code, "$cls(mirror=$mirror)"), (md, PROOF), (code, TEST), (md, CHECK),
                 (code, "test_eq(undecided($cls, $mirror), [])"), (code, "check_task($cls)" if in_repo else "check_task($cls, $mirror)")]
     if place.hub: yield from [(md, SCALE_LOCAL), (code, "from koflan.generate import generate, summary"), (code, SCALE)]
     elif not in_repo: yield md, SCALE_HUB
     if place.module: yield from [(md, PACKAGE), (code, EXPORT)]
 
-# %% ../nbs/20_new_task.ipynb #541842b3
+# %% ../nbs/20_new_task.ipynb #6c23c9c0
 def write_notebook(
     cells, # (kind of cell, text) pairs
 ) -> str: # JSON
@@ -714,7 +717,7 @@ def write_notebook(
     spec = dict(kernelspec=dict(display_name="python3", language="python", name="python3"))
     return json.dumps(dict(cells=[cell(i, *o) for i, o in enumerate(cells)], metadata=spec, nbformat=4, nbformat_minor=5), ensure_ascii=False, indent=1, sort_keys=True) + "\n"
 
-# %% ../nbs/20_new_task.ipynb #a1006b84
+# %% ../nbs/20_new_task.ipynb #0039ef6a
 def task_notebook(
     name:str, # task name
     plan:Plan, # what was guessed
@@ -727,7 +730,7 @@ def task_notebook(
     v = _values_for(name, plan, table, repo, config, place) | dict(exp=place.exp, here=place.mirror)
     return write_notebook((kind, Template(text).safe_substitute(v)) for kind, text in _cells(place))
 
-# %% ../nbs/20_new_task.ipynb #ab92d868
+# %% ../nbs/20_new_task.ipynb #0aab5c86
 def undecided(
     cls, # a `Task` class
     mirror:str="samples", # where its rows are
@@ -742,7 +745,7 @@ def undecided(
         if left: out.append(f"{split}: {len(left)} rows, the first is row {left[0]['_row']}")
     return out
 
-# %% ../nbs/20_new_task.ipynb #665343dd
+# %% ../nbs/20_new_task.ipynb #c76ac733
 def _module(nb):
     "The exported cells of a notebook as a module."
     text = lambda kind: ["".join(o["source"]) for o in json.loads(nb)["cells"] if o["cell_type"] == kind]
@@ -750,7 +753,7 @@ def _module(nb):
     parts = [re.sub(r"^#\|.*\n", "", o, flags=re.M).strip() for o in text("code") if re.match(r"#\|\s*export\b", o)]
     return "\n\n".join([_quote(about), *parts]) + "\n"
 
-# %% ../nbs/20_new_task.ipynb #78f1036b
+# %% ../nbs/20_new_task.ipynb #1967a83f
 def export_notebook(
     notebook, # an .ipynb file
     module, # the .py file to be made from it
@@ -759,14 +762,14 @@ def export_notebook(
     if not Path(notebook).is_file(): raise KoflanError(f"{notebook}: no such file")
     return str(write_text(_module(Path(notebook).read_text(encoding="utf-8")), module))
 
-# %% ../nbs/20_new_task.ipynb #0e2ecb00
+# %% ../nbs/20_new_task.ipynb #af174fee
 class Target(NamedTuple):
     "A file to be written."
     path: Path # where
     text: str # what
     shared: str = "" # "rows": a file with these columns may stay; "same": one with this text
 
-# %% ../nbs/20_new_task.ipynb #9d599fb1
+# %% ../nbs/20_new_task.ipynb #4c170db9
 def _stays(target):
     "May the file that is there stay? `KoflanError` when it is in the way."
     path, text, shared = target
@@ -780,7 +783,7 @@ def _stays(target):
         raise KoflanError(f"{path} is already there, without the column {min(lost)!r}; add it to the rows, or choose another --config or --repo")
     raise KoflanError(f"{path} is already there; nothing was written")
 
-# %% ../nbs/20_new_task.ipynb #03e8ecf8
+# %% ../nbs/20_new_task.ipynb #a2d16816
 def write_all(
     targets:list, # `Target`s
 ) -> tuple: # (paths written, paths that stay as they were)
@@ -790,16 +793,16 @@ def write_all(
         if not kept: write_text(o.text, o.path)
     return [o.path for o, kept in zip(targets, stay) if not kept], [o.path for o, kept in zip(targets, stay) if kept]
 
-# %% ../nbs/20_new_task.ipynb #3aba2b8c
+# %% ../nbs/20_new_task.ipynb #e26f8d33
 def _jsonl(rows): return "".join(json.dumps(o, ensure_ascii=False, default=str) + "\n" for o in rows)
 
-# %% ../nbs/20_new_task.ipynb #ab7faf32
+# %% ../nbs/20_new_task.ipynb #0a462bdc
 def _split_files(folder, frames):
     "A file for each split, named so that `datasets` knows which is which."
     usual = set(frames) <= {"train", "validation", "test"}
     return [Target(folder/(f"{k}.jsonl" if usual else f"data/{k}-00000-of-00001.jsonl"), _jsonl(rows)) for k, rows in frames.items()]
 
-# %% ../nbs/20_new_task.ipynb #9d65a2a5
+# %% ../nbs/20_new_task.ipynb #72d4e407
 def _row_targets(plan, table, repo, place):
     "Sample rows, and the mirror of a local file."
     splits, carve = guess_splits(table.frames)
@@ -811,7 +814,7 @@ def _row_targets(plan, table, repo, place):
     if place.sample: out += [o._replace(shared="rows") for o in _split_files(place.sample, {k: rows for k in held})]
     return out
 
-# %% ../nbs/20_new_task.ipynb #a9570a8a
+# %% ../nbs/20_new_task.ipynb #086e8e64
 PYPROJECT = """[build-system]
 requires = ["setuptools>=64"]
 build-backend = "setuptools.build_meta"
@@ -833,27 +836,27 @@ packages = ["$exp"]
 $exp = ["samples/**/*.jsonl"]
 """
 
-# %% ../nbs/20_new_task.ipynb #feb3a689
+# %% ../nbs/20_new_task.ipynb #2ffd3481
 def _package_targets(name, nb, place):
     if not place.module: return []
     text = Template(PYPROJECT).substitute(name=name, exp=place.exp, dist=place.exp.replace("_", "-"))
     return [Target(place.notebook.parent/"pyproject.toml", text), Target(place.module, _module(nb))]
 
-# %% ../nbs/20_new_task.ipynb #d2c0518c
+# %% ../nbs/20_new_task.ipynb #73f9d562
 def _check_name(name):
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or iskeyword(name): raise KoflanError(f"name {name!r}: want lower-case letters, digits and _, as in book_mood")
     importlib.import_module("koflan.tasks")
     if name in REGISTRY and not in_notebook(REGISTRY[name]): raise KoflanError(f"task {name!r} is already defined in {REGISTRY[name].__module__}")
     if _title(name) in ("Ask", "Prompts", "HubSource", "LabelTask", "MultiLabelTask", "ChoiceTask", "SpanTask"): raise KoflanError(f"name {name!r} would hide koflan's own; choose another")
 
-# %% ../nbs/20_new_task.ipynb #4c53f763
+# %% ../nbs/20_new_task.ipynb #948651dc
 def _check_repo(repo, source):
     if not repo and not source: raise KoflanError("say where the rows are: --repo owner/name, or --source FILE")
     repo = repo or f"local/{re.sub(r'[^A-Za-z0-9_.가-힣-]+', '_', Path(source).stem)}"
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo): raise KoflanError(f"repo {repo!r} is not owner/name")
     return repo
 
-# %% ../nbs/20_new_task.ipynb #edcfa2c3
+# %% ../nbs/20_new_task.ipynb #4cf6262d
 def new_task(
     name:str, # task name, as "book_mood"
     repo:str|None=None, # "owner/name"; "local/<file name>" for a local file
@@ -876,7 +879,7 @@ def new_task(
     nb = task_notebook(name, plan, table, repo, config, place)
     return *write_all([Target(place.notebook, nb), *_row_targets(plan, table, repo, place), *_package_targets(name, nb, place)]), plan
 
-# %% ../nbs/20_new_task.ipynb #00940b77
+# %% ../nbs/20_new_task.ipynb #38af8004
 @call_parse
 def koflan_new_task(
     name:str, # task name, as book_mood: module, notebook and class are named after it

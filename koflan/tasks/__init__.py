@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['ALL_TASKS']
 
-# %% ../../nbs/tasks/00_init.ipynb #bac1ea61
+# %% ../../nbs/tasks/00_init.ipynb #1bf86e8f
 from ..task import REGISTRY, load_tasks
 
-# %% ../../nbs/tasks/00_init.ipynb #58057405
+# %% ../../nbs/tasks/00_init.ipynb #603eff76
 load_tasks(globals().get("__path__", []), "koflan.tasks")
 ALL_TASKS = REGISTRY # name -> class
 globals().update({cls.__name__: cls for cls in ALL_TASKS.values()})

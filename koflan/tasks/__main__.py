@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['listing', 'details', 'sample', 'gallery', 'koflan_tasks']
 
-# %% ../../nbs/tasks/01_main.ipynb #1c5472d5
+# %% ../../nbs/tasks/01_main.ipynb #bd6df63b
 from fastcore.script import Param, call_parse
 
+from ..display import Shown
 from ..schema import user_errors
 from ..sources import MissingSplit
-from ..task import Shown, find_tasks
+from ..task import find_tasks
 
-# %% ../../nbs/tasks/01_main.ipynb #196ff23a
+# %% ../../nbs/tasks/01_main.ipynb #21547949
 def listing(
     classes:list, # task classes
 ) -> str: # a table
@@ -22,7 +23,7 @@ def listing(
     w = [max(len(r[i]) for r in rows) for i in range(len(cols) - 1)]
     return "\n".join("  ".join([*(f"{o:<{n}}" for o, n in zip(r, w)), r[-1]]) for r in rows)
 
-# %% ../../nbs/tasks/01_main.ipynb #d27a067d
+# %% ../../nbs/tasks/01_main.ipynb #73438293
 def details(
     cls, # a task class
 ) -> str: # text
@@ -40,7 +41,7 @@ def sample(
     try: return cls(mirror="samples").show(1, split)
     except MissingSplit: return Shown([]) # a task of another package, with its rows elsewhere
 
-# %% ../../nbs/tasks/01_main.ipynb #f846be65
+# %% ../../nbs/tasks/01_main.ipynb #c07d3516
 def gallery(
     classes:list, # task classes
 ) -> str: # Markdown
@@ -51,7 +52,7 @@ def gallery(
     parts = [[f"## {cls.name}", "", cls.describe()["summary"], "", *(o for r in sample(cls).records for o in record(r)), ""] for cls in classes]
     return "\n".join(["| 이름 | 소개 | 종류 | 무리 | 행 | 사용 허가 |", "|---|---|---|---|---|---|", *rows, "", *(o for p in parts for o in p)])
 
-# %% ../../nbs/tasks/01_main.ipynb #5ab6dc9d
+# %% ../../nbs/tasks/01_main.ipynb #8bf84e95
 @call_parse
 def koflan_tasks(
     tasks:Param("comma-separated task names or globs", str, nargs="?", opt=False)="*",

@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['APEACH_SOURCE', 'APEACH_PROMPTS', 'APEACH']
 
-# %% ../../nbs/tasks/apeach.ipynb #8769ddd5
+# %% ../../nbs/tasks/apeach.ipynb #2650593b
 from ..prompts import Ask, Prompts
 from ..shapes import LabelTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/apeach.ipynb #f4b0227d
+# %% ../../nbs/tasks/apeach.ipynb #5589a693
 APEACH_SOURCE = HubSource(
     "jason9693/APEACH", columns=("text", "class"), names={"class": ("Default", "Spoiled")},
     licence="cc-by-sa-4.0", size="train 7,896 (BEEP!), test 3,770",
 )
 
-# %% ../../nbs/tasks/apeach.ipynb #f134ee11
+# %% ../../nbs/tasks/apeach.ipynb #29e148ae
 APEACH_PROMPTS = Prompts(
     Ask("다음 글을 {options} 가운데 하나로 분류하세요.",
         "이 글은 혐오나 비하가 담긴 글인가요, 문제없는 글인가요?",
@@ -37,7 +37,7 @@ APEACH_PROMPTS = Prompts(
     input="{text}",
 )
 
-# %% ../../nbs/tasks/apeach.ipynb #3027a797
+# %% ../../nbs/tasks/apeach.ipynb #e62aeae4
 class APEACH(LabelTask):
     "혐오나 비하가 담긴 글인지 판별"
     name, kind, cluster = "apeach", "binary", "hate"

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['SPEAKERS', 'AULM_SOURCE', 'AULM_PROMPTS', 'Aulm']
 
-# %% ../../nbs/tasks/aulm.ipynb #174a0116
+# %% ../../nbs/tasks/aulm.ipynb #c604931e
 import polars as pl
 
 from ..prompts import Ask, Prompts
 from ..sources import HubSource
 from ..task import Task
 
-# %% ../../nbs/tasks/aulm.ipynb #6effc057
+# %% ../../nbs/tasks/aulm.ipynb #534e2c8b
 SPEAKERS = {"사용자": ("human", "user"), "챗봇": ("gpt", "assistant", "bot", "chatgpt"), "자료": ("input", "system")}
 
 _turns, _bot = pl.col("conversations"), list(SPEAKERS["챗봇"])
@@ -23,7 +23,7 @@ _after = _turns.list.eval(_who.is_in(_bot)).list.reverse().list.arg_max() # turn
 _last = _turns.list.len().cast(pl.Int64) - 1 - _after.cast(pl.Int64)
 _at = lambda i: _turns.list.eval(_said).list.get(i, null_on_oob=True).fill_null("")
 
-# %% ../../nbs/tasks/aulm.ipynb #91c54457
+# %% ../../nbs/tasks/aulm.ipynb #4910e2e8
 AULM_SOURCE = HubSource(
     "heegyu/aulm-0809", columns=("conversations",), carve="history", licence="unknown", size="train 171,404",
     derive=dict(
@@ -35,7 +35,7 @@ AULM_SOURCE = HubSource(
     ),
 )
 
-# %% ../../nbs/tasks/aulm.ipynb #7b4cf7e3
+# %% ../../nbs/tasks/aulm.ipynb #da75730d
 AULM_PROMPTS = Prompts(
     Ask("대화에 이어질 답을 하세요.",
         "챗봇이 되어 사용자의 마지막 말에 답해 주세요.",
@@ -52,7 +52,7 @@ AULM_PROMPTS = Prompts(
     input="{history}",
 )
 
-# %% ../../nbs/tasks/aulm.ipynb #2832f3a5
+# %% ../../nbs/tasks/aulm.ipynb #29975a13
 class Aulm(Task):
     "대화에 이어질 챗봇의 답 쓰기"
     name, kind, cluster = "aulm", "dialogue", "dialogue"

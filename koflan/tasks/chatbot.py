@@ -6,14 +6,14 @@
 __all__ = ['CHATBOT_SOURCE', 'CHATBOT_DROPS', 'CHATBOT_CITATION', 'CHATBOT_PROMPTS', 'CHATBOT_MOOD_PROMPTS', 'Chatbot',
            'ChatbotMood']
 
-# %% ../../nbs/tasks/chatbot.ipynb #b67385f8
+# %% ../../nbs/tasks/chatbot.ipynb #174a0116
 import polars as pl
 
 from ..prompts import Ask, Prompts
 from ..shapes import BorrowTask, LabelTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/chatbot.ipynb #ca86a3aa
+# %% ../../nbs/tasks/chatbot.ipynb #6bbf2744
 CHATBOT_SOURCE = HubSource(
     "didi0di/Chatbot_data_for_Korean_v1.0", columns=("Q", "A", "label"), carve="Q",
     names=dict(label=("daily", "parting", "love")), licence="mit", size="train 11,823",
@@ -21,7 +21,7 @@ CHATBOT_SOURCE = HubSource(
 CHATBOT_DROPS = {"empty_input": pl.col("Q") == "", "empty_answer": pl.col("A") == ""}
 CHATBOT_CITATION = "Song, Y. (2018). Chatbot_data_for_Korean v1.0. https://github.com/songys/Chatbot_data"
 
-# %% ../../nbs/tasks/chatbot.ipynb #956fe0bc
+# %% ../../nbs/tasks/chatbot.ipynb #4dba4603
 CHATBOT_PROMPTS = Prompts(
     Ask("이 말에 어울리는 대답은 무엇인가요?",
         "누가 이렇게 말을 걸어왔습니다. 무엇이라고 답하면 좋을까요?",
@@ -38,7 +38,7 @@ CHATBOT_PROMPTS = Prompts(
     input="{Q}",
 )
 
-# %% ../../nbs/tasks/chatbot.ipynb #ab85f429
+# %% ../../nbs/tasks/chatbot.ipynb #7d88b95a
 class Chatbot(BorrowTask):
     "말 한마디에 어울리는 대답 고르기"
     name, kind, cluster = "chatbot", "choice", "dialogue"
@@ -47,7 +47,7 @@ class Chatbot(BorrowTask):
     asked, reply = "Q", "A"
     corpus, citation = "songys-chatbot", CHATBOT_CITATION
 
-# %% ../../nbs/tasks/chatbot.ipynb #016c8f03
+# %% ../../nbs/tasks/chatbot.ipynb #edcf9ba1
 _BOTH = "가: {Q}\n나: {A}"
 _TOPIC = Ask(
     "이 말은 일상, 이별, 사랑 가운데 무엇에 관한 것인가요?",
@@ -63,7 +63,7 @@ _TALK = Ask(
     "이 대화는 일상생활, 이별, 사랑 가운데 어디에 듭니까?",
     answers=dict(daily=["일상", "일상생활"], parting=["이별", "이별 뒤의 마음"], love=["사랑", "사랑과 연애"]), input=_BOTH)
 
-# %% ../../nbs/tasks/chatbot.ipynb #e12f4cfe
+# %% ../../nbs/tasks/chatbot.ipynb #fcba5f29
 _STORY = Ask(
     "이 대화에서 '가'는 어떤 이야기를 하고 있나요?",
     "'가'가 꺼낸 이야기를 가장 잘 나타낸 것을 고르세요. 보기: {options}",
@@ -73,7 +73,7 @@ _STORY = Ask(
                  love=["사랑이나 연애를 말하고 있다", "좋아하거나 사귀는 사람 이야기를 하고 있다"]), input=_BOTH)
 CHATBOT_MOOD_PROMPTS = Prompts(_TOPIC, _TALK, _STORY, input="{Q}")
 
-# %% ../../nbs/tasks/chatbot.ipynb #3b4f7e6e
+# %% ../../nbs/tasks/chatbot.ipynb #9a76fa80
 class ChatbotMood(LabelTask):
     "챗봇에게 건넨 말이 일상, 이별, 사랑 가운데 무엇에 관한 것인지"
     name, kind, cluster = "chatbot_mood", "multiclass", "topic"

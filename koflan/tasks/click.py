@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CLICK_SOURCE', 'CLICK_PROMPTS', 'CLIcK']
 
-# %% ../../nbs/tasks/click.ipynb #b67385f8
+# %% ../../nbs/tasks/click.ipynb #174a0116
 import polars as pl
 
 from ..korean import tidy_expr
@@ -13,7 +13,7 @@ from ..prompts import Ask, Prompts
 from ..shapes import ChoiceTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/click.ipynb #27b4aeef
+# %% ../../nbs/tasks/click.ipynb #1f8f259c
 def _filled(col):
     "The text of a column, null where it is blank."
     text = tidy_expr(pl.col(col).cast(pl.String))
@@ -23,7 +23,7 @@ _choices = pl.col("choices").list.eval(tidy_expr(pl.element()).filter(tidy_expr(
 _gold = pl.coalesce(pl.when(_choices.list.get(i, null_on_oob=True) == _filled("answer")).then(i) for i in range(10))
 _listed = _choices.list.join("")
 
-# %% ../../nbs/tasks/click.ipynb #afcd420f
+# %% ../../nbs/tasks/click.ipynb #0ef4c6e1
 CLICK_SOURCE = HubSource(
     "EunsuKim/CLIcK", columns=("id", "paragraph", "question", "choices", "answer"), splits=dict(test="train"),
     derive=dict(
@@ -35,7 +35,7 @@ CLICK_SOURCE = HubSource(
     licence="unknown", size="1,995 (one split, train)",
 )
 
-# %% ../../nbs/tasks/click.ipynb #ce40ec00
+# %% ../../nbs/tasks/click.ipynb #f67b6773
 CLICK_PROMPTS = Prompts(
     Ask("다음 문제의 답을 고르세요.",
         "한국 문화나 한국어를 얼마나 아는지 알아보는 문제입니다. 답은 무엇입니까?",
@@ -54,7 +54,7 @@ CLICK_PROMPTS = Prompts(
     input="{problem}",
 )
 
-# %% ../../nbs/tasks/click.ipynb #a092ab4a
+# %% ../../nbs/tasks/click.ipynb #71dc3942
 class CLIcK(ChoiceTask):
     "한국 문화와 한국어 시험 문제의 답 고르기"
     name, kind, cluster = "click", "choice", "knowledge"

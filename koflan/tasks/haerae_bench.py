@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LETTERS', 'CONFIGS', 'HAERAE_SOURCE', 'HAERAE_PROMPTS', 'HaeraeBench']
 
-# %% ../../nbs/tasks/haerae_bench.ipynb #4b153088
+# %% ../../nbs/tasks/haerae_bench.ipynb #ea2cb466
 from ast import literal_eval
 
 import polars as pl
@@ -15,14 +15,14 @@ from ..schema import KoflanError
 from ..shapes import ChoiceTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/haerae_bench.ipynb #9a8e398d
+# %% ../../nbs/tasks/haerae_bench.ipynb #a2b5b2fe
 def _question(col):
     "The question in a ready-made prompt, without the instruction before and the choices after it."
     text = pl.col(col).str.replace(r"(?s)\s*###\s*(?:선택지|보기|정답).*$", "").str.replace(r"(?s)\n\s*\(A\).*$", "")
     text = text.str.replace(r"^[^#]*###", "###").str.replace(r"^###\s*질문\s*:\s*", "")
     return text.str.replace_all(r"###\s*([^:#\n]*:)\s*", "$1 ")
 
-# %% ../../nbs/tasks/haerae_bench.ipynb #a178a0cd
+# %% ../../nbs/tasks/haerae_bench.ipynb #00412423
 def _choices(s):
     "Lists of choices, from lists or from the way they are written."
     if s.dtype == pl.List: return s.cast(pl.List(pl.String))
@@ -32,7 +32,7 @@ def _choices(s):
         except (ValueError, SyntaxError) as e: raise KoflanError(f"haerae_bench: options {o!r} is not a list") from e
     return pl.Series(s.name, [read(o) for o in s], dtype=pl.List(pl.String))
 
-# %% ../../nbs/tasks/haerae_bench.ipynb #86649db4
+# %% ../../nbs/tasks/haerae_bench.ipynb #be5f16c7
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CONFIGS = ("general_knowledge", "history", "loan_words", "rare_words", "standard_nomenclature")
 
@@ -46,7 +46,7 @@ HAERAE_SOURCE = HubSource(
     licence="cc-by-nc-nd-4.0", size="v1: 176, 188, 169, 405, 153",
 )
 
-# %% ../../nbs/tasks/haerae_bench.ipynb #dceeb5db
+# %% ../../nbs/tasks/haerae_bench.ipynb #7dd73135
 HAERAE_PROMPTS = Prompts(
     Ask("다음 물음에 알맞은 답을 고르세요.",
         "한국어와 한국 문화를 묻는 문제입니다. 답은 무엇입니까?",
@@ -64,7 +64,7 @@ HAERAE_PROMPTS = Prompts(
     input="{question}",
 )
 
-# %% ../../nbs/tasks/haerae_bench.ipynb #bd82630e
+# %% ../../nbs/tasks/haerae_bench.ipynb #1cbbe7e0
 class HaeraeBench(ChoiceTask):
     "한국어 낱말과 한국 문화·역사에 관한 질문의 답 고르기"
     name, kind, cluster = "haerae_bench", "choice", "knowledge"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OPTIONS', 'CSATQA_SOURCE', 'CSATQA_PROMPTS', 'HaeraeCSATQA']
 
-# %% ../../nbs/tasks/haerae_csatqa.ipynb #b67385f8
+# %% ../../nbs/tasks/haerae_csatqa.ipynb #174a0116
 import polars as pl
 
 from ..korean import tidy_expr
@@ -13,7 +13,7 @@ from ..prompts import Ask, Prompts
 from ..shapes import ChoiceTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/haerae_csatqa.ipynb #a7a821c6
+# %% ../../nbs/tasks/haerae_csatqa.ipynb #9f93aab5
 OPTIONS = tuple(f"option#{i}" for i in range(1, 6))
 
 def _filled(col):
@@ -21,7 +21,7 @@ def _filled(col):
     text = tidy_expr(pl.col(col).cast(pl.String))
     return pl.when(text != "").then(text)
 
-# %% ../../nbs/tasks/haerae_csatqa.ipynb #b8b8a6fe
+# %% ../../nbs/tasks/haerae_csatqa.ipynb #19812210
 _listed = pl.concat_str([_filled(o) for o in OPTIONS], ignore_nulls=True)
 
 CSATQA_SOURCE = HubSource(
@@ -34,7 +34,7 @@ CSATQA_SOURCE = HubSource(
     licence="Proprietary", size="test 936",
 )
 
-# %% ../../nbs/tasks/haerae_csatqa.ipynb #43d3942a
+# %% ../../nbs/tasks/haerae_csatqa.ipynb #7be81f59
 CSATQA_PROMPTS = Prompts(
     Ask("수능 국어 영역의 문제입니다. 알맞은 답을 고르세요.",
         "다음 국어 문제를 풀고 답을 말해 줘.",
@@ -53,7 +53,7 @@ CSATQA_PROMPTS = Prompts(
     input="{problem}",
 )
 
-# %% ../../nbs/tasks/haerae_csatqa.ipynb #5157e4d4
+# %% ../../nbs/tasks/haerae_csatqa.ipynb #801976dc
 class HaeraeCSATQA(ChoiceTask):
     "수능 국어 문제의 답 고르기"
     name, kind, cluster = "haerae_csatqa", "choice", "exam"

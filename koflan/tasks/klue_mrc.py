@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['KLUE_MRC_SOURCE', 'KLUE_MRC_PROMPTS', 'ANSWERS', 'KlueMRC']
 
-# %% ../../nbs/tasks/klue_mrc.ipynb #64ad0fad
+# %% ../../nbs/tasks/klue_mrc.ipynb #c5948b43
 import polars as pl
 from ..prompts import Ask, Prompts
 from ..shapes import SpanTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/klue_mrc.ipynb #f78c4632
+# %% ../../nbs/tasks/klue_mrc.ipynb #56b5c2dc
 KLUE_MRC_SOURCE = HubSource(
     "klue/klue", config="mrc", columns=("guid", "context", "question", "answers", "is_impossible"),
     splits=dict(train="train", test="validation"), licence="cc-by-sa-4.0", size="train 17,554, validation 5,841",
     revision="349481ec73fff722f88e0453ca05c77a447d967c",
 )
 
-# %% ../../nbs/tasks/klue_mrc.ipynb #c03564da
+# %% ../../nbs/tasks/klue_mrc.ipynb #18e0c265
 KLUE_MRC_PROMPTS = Prompts(
     Ask("지문을 읽고 물음에 답하십시오. 답이 없으면 없다고 답하십시오. {question}",
         "지문에서 다음 질문의 답을 찾으세요. 답이 없을 수도 있습니다. 질문: {question}",
@@ -39,7 +39,7 @@ KLUE_MRC_PROMPTS = Prompts(
     input="{context}",
 )
 
-# %% ../../nbs/tasks/klue_mrc.ipynb #f30c0d0c
+# %% ../../nbs/tasks/klue_mrc.ipynb #2501407f
 ANSWERS = pl.col("answers").struct.field("text")
 
 class KlueMRC(SpanTask):

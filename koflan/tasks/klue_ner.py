@@ -6,7 +6,7 @@
 __all__ = ['TYPES', 'TAGS', 'QUOTES', 'FOUND', 'KLUE_NER_SOURCE', 'NO_NAME', 'KLUE_NER_PROMPTS', 'CITATION', 'WHAT',
            'KLUE_NER_CHOICE_PROMPTS', 'spans', 'find_names', 'pick_name', 'KlueNER', 'other_types', 'KlueNERChoice']
 
-# %% ../../nbs/tasks/klue_ner.ipynb #64ad0fad
+# %% ../../nbs/tasks/klue_ner.ipynb #c5948b43
 import polars as pl
 from ..korean import tidy
 from ..prompts import Ask, Prompts
@@ -14,7 +14,7 @@ from ..shapes import LabelTask
 from ..sources import HubSource
 from ..task import Task
 
-# %% ../../nbs/tasks/klue_ner.ipynb #598b6ea6
+# %% ../../nbs/tasks/klue_ner.ipynb #61b0e5d5
 TYPES = ("DT", "LC", "OG", "PS", "QT", "TI")
 TAGS = (*(f"{mark}-{o}" for o in TYPES for mark in "BI"), "O")
 QUOTES = "'\"‘’“”"
@@ -33,7 +33,7 @@ def spans(
         inside = kind or None
     return [[kind, word] for kind, text in out if (word := tidy(text).strip(QUOTES).strip())]
 
-# %% ../../nbs/tasks/klue_ner.ipynb #eba5fc36
+# %% ../../nbs/tasks/klue_ner.ipynb #4a9c78d8
 def find_names(
     row:dict, # `tokens` and `ner_tags`
 ) -> list: # dict(word=..., type=...), each word once, in order
@@ -42,7 +42,7 @@ def find_names(
     for kind, word in spans(row["tokens"], row["ner_tags"]): found.setdefault(word, []).append(kind)
     return [dict(word=word, type=kinds[0]) for word, kinds in found.items() if len(set(kinds)) == 1 and text.count(word) == len(kinds)]
 
-# %% ../../nbs/tasks/klue_ner.ipynb #ace02c33
+# %% ../../nbs/tasks/klue_ner.ipynb #94dba740
 FOUND = pl.List(pl.Struct({"word": pl.String, "type": pl.String}))
 
 KLUE_NER_SOURCE = HubSource(
@@ -53,7 +53,7 @@ KLUE_NER_SOURCE = HubSource(
     revision="349481ec73fff722f88e0453ca05c77a447d967c",
 )
 
-# %% ../../nbs/tasks/klue_ner.ipynb #076253ec
+# %% ../../nbs/tasks/klue_ner.ipynb #a65bd702
 NO_NAME = {"no_name": pl.col("found").list.len() == 0} # rows in which nothing can be asked about
 
 def pick_name(
@@ -65,7 +65,7 @@ def pick_name(
     one = pl.col("found").list.get(pl.lit(pl.Series(at)))
     return df.with_columns(word=one.struct.field("word"), type=one.struct.field("type"))
 
-# %% ../../nbs/tasks/klue_ner.ipynb #5f050b71
+# %% ../../nbs/tasks/klue_ner.ipynb #87d0adce
 KLUE_NER_PROMPTS = Prompts(
     Ask("이 문장에 나온 '{word}'의 갈래를 고르세요. 보기: {options}",
         "다음 글에서 '{word}' 부분은 어떤 종류의 개체명인가요?",
@@ -88,7 +88,7 @@ KLUE_NER_PROMPTS = Prompts(
     input="{text}",
 )
 
-# %% ../../nbs/tasks/klue_ner.ipynb #7385ce1c
+# %% ../../nbs/tasks/klue_ner.ipynb #12136548
 CITATION = "Park, S., Moon, J., Kim, S., Cho, W. I., Han, J., Park, J., ... Cho, K. (2021). KLUE: Korean language understanding evaluation. arXiv:2105.09680"
 
 class KlueNER(LabelTask):
@@ -104,7 +104,7 @@ class KlueNER(LabelTask):
         df = pick_name(df, chance)
         return super().answers(df.with_columns(number=pl.col("type").replace_strict(list(TYPES), range(6), return_dtype=pl.Int64)), chance)
 
-# %% ../../nbs/tasks/klue_ner.ipynb #a79f3602
+# %% ../../nbs/tasks/klue_ner.ipynb #a571ccd8
 WHAT = dict(DT="날짜나 시기", LC="장소나 지역", OG="기관이나 단체", PS="사람이나 등장인물", QT="수량이나 순서", TI="시각이나 시간")
 
 KLUE_NER_CHOICE_PROMPTS = Prompts(
@@ -123,7 +123,7 @@ KLUE_NER_CHOICE_PROMPTS = Prompts(
     input="{text}",
 )
 
-# %% ../../nbs/tasks/klue_ner.ipynb #5316717c
+# %% ../../nbs/tasks/klue_ner.ipynb #8bc3d7c3
 def other_types(
     df:pl.DataFrame, # rows with `found` and the `type` asked for
 ) -> pl.DataFrame: # `_row` and `negatives`

@@ -6,7 +6,7 @@
 __all__ = ['KLUE_NLI', 'NLI_LABELS', 'KLUE_NLI_SOURCE', 'KLUE_NLI_PROMPTS', 'SIBLINGS', 'KLUE_NLI_CHOICE_SOURCE',
            'KLUE_NLI_CHOICE_PROMPTS', 'KlueNLI', 'KlueNLIChoice']
 
-# %% ../../nbs/tasks/klue_nli.ipynb #b67385f8
+# %% ../../nbs/tasks/klue_nli.ipynb #174a0116
 import polars as pl
 
 from ..prompts import Ask, Prompts
@@ -14,7 +14,7 @@ from ..shapes import LabelTask
 from ..sources import HubSource
 from ..task import Task
 
-# %% ../../nbs/tasks/klue_nli.ipynb #75dbab8c
+# %% ../../nbs/tasks/klue_nli.ipynb #d4e22f62
 KLUE_NLI = dict(
     repo="klue/klue", config="nli", columns=("guid", "source", "premise", "hypothesis", "label"),
     splits=dict(train="train", test="validation"), revision="349481ec73fff722f88e0453ca05c77a447d967c",
@@ -24,10 +24,10 @@ NLI_LABELS = ("entailment", "neutral", "contradiction")
 
 KLUE_NLI_SOURCE = HubSource(**KLUE_NLI, names=dict(label=NLI_LABELS))
 
-# %% ../../nbs/tasks/klue_nli.ipynb #799de3e5
+# %% ../../nbs/tasks/klue_nli.ipynb #a148455a
 def _nli(entailment, neutral, contradiction): return dict(zip(NLI_LABELS, (entailment, neutral, contradiction)))
 
-# %% ../../nbs/tasks/klue_nli.ipynb #dd79f52a
+# %% ../../nbs/tasks/klue_nli.ipynb #7c4071c4
 KLUE_NLI_PROMPTS = Prompts(
     Ask("전제와 가설의 관계를 고르세요. 보기: {options}",
         "전제에 비추어 볼 때 가설은 함의, 중립, 모순 가운데 어디에 해당하나요?",
@@ -52,7 +52,7 @@ KLUE_NLI_PROMPTS = Prompts(
     input="전제: {premise}\n가설: {hypothesis}",
 )
 
-# %% ../../nbs/tasks/klue_nli.ipynb #93592a92
+# %% ../../nbs/tasks/klue_nli.ipynb #3260ae7c
 _BLANK = {"empty_text": (pl.col("premise") == "") | (pl.col("hypothesis") == "")}
 
 class KlueNLI(LabelTask):
@@ -63,7 +63,7 @@ class KlueNLI(LabelTask):
     corpus = ("wikitree", "policy-briefing", "wikinews-ko", "wikipedia-ko", "naver-movie", "airbnb-ko")
     citation = "Park, S., Moon, J., Kim, S., Cho, W. I., et al. (2021). KLUE: Korean Language Understanding Evaluation. arXiv:2105.09680"
 
-# %% ../../nbs/tasks/klue_nli.ipynb #cdf98d0e
+# %% ../../nbs/tasks/klue_nli.ipynb #6cc009e0
 SIBLINGS = 8 # hypotheses of a premise that are looked at
 
 def _of_premise(col): return pl.col(col).head(SIBLINGS).over("premise", mapping_strategy="join")
@@ -73,7 +73,7 @@ KLUE_NLI_CHOICE_SOURCE = HubSource(
     derive=dict(siblings=_of_premise("hypothesis"), sibling_labels=_of_premise("label"),
                 nth=pl.int_range(pl.len()).over("premise", "label")))
 
-# %% ../../nbs/tasks/klue_nli.ipynb #b308d6ac
+# %% ../../nbs/tasks/klue_nli.ipynb #d29e7df8
 KLUE_NLI_CHOICE_PROMPTS = Prompts(
     Ask("다음 글에서 확인할 수 있는 사실은 무엇인가요?",
         "이 글이 참일 때 반드시 참이 되는 문장을 고르세요. 보기: {options}",
@@ -90,7 +90,7 @@ KLUE_NLI_CHOICE_PROMPTS = Prompts(
     input="{premise}",
 )
 
-# %% ../../nbs/tasks/klue_nli.ipynb #4e637e21
+# %% ../../nbs/tasks/klue_nli.ipynb #7658f552
 class KlueNLIChoice(Task):
     "글에서 따라 나오는 문장, 또는 글과 모순되는 문장 고르기"
     name, kind, cluster = "klue_nli_choice", "choice", "nli"

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['RE_LABELS', 'KLUE_RE_SOURCE', 'KLUE_RE_PROMPTS', 'KlueRE']
 
-# %% ../../nbs/tasks/klue_re.ipynb #b67385f8
+# %% ../../nbs/tasks/klue_re.ipynb #174a0116
 import polars as pl
 
 from ..prompts import Ask, Prompts
 from ..shapes import LabelTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/klue_re.ipynb #77a40180
+# %% ../../nbs/tasks/klue_re.ipynb #4f9f8af3
 _ORG = { # label: (name, other name, pair, what it tells)
     "org:dissolved": ("해산한 때", "해산 시기", "단체와 해산 시기", "단체가 언제 해산했는지"),
     "org:founded": ("설립된 때", "설립 시기", "단체와 설립 시기", "단체가 언제 세워졌는지"),
@@ -27,7 +27,7 @@ _ORG = { # label: (name, other name, pair, what it tells)
     "org:number_of_employees/members": ("구성원 수", "인원 규모", "단체와 구성원 수", "단체의 구성원이 몇 명인지"),
 }
 
-# %% ../../nbs/tasks/klue_re.ipynb #512c9b0f
+# %% ../../nbs/tasks/klue_re.ipynb #f0151fe1
 _PER = {
     "per:date_of_birth": ("태어난 때", "출생 시기", "인물과 출생 시기", "인물이 언제 태어났는지"),
     "per:date_of_death": ("세상을 떠난 때", "사망 시기", "인물과 사망 시기", "인물이 언제 세상을 떠났는지"),
@@ -43,7 +43,7 @@ _PER = {
     "per:title": ("직함이나 직업", "맡은 자리나 하는 일", "인물과 직함", "인물의 직함이나 직업이 무엇인지"),
 }
 
-# %% ../../nbs/tasks/klue_re.ipynb #448f6c74
+# %% ../../nbs/tasks/klue_re.ipynb #9c5acacb
 _KIN = {
     "per:parents": ("부모", "아버지나 어머니", "인물과 부모", "인물의 부모가 누구인지"),
     "per:children": ("자녀", "아들이나 딸", "인물과 자녀", "인물의 자녀가 누구인지"),
@@ -53,7 +53,7 @@ _KIN = {
     "per:colleagues": ("동료", "함께 일하는 사람", "인물과 동료", "인물이 누구와 함께 일하는지"),
 }
 
-# %% ../../nbs/tasks/klue_re.ipynb #b81e49ff
+# %% ../../nbs/tasks/klue_re.ipynb #6e13048c
 RE_LABELS = (
     "no_relation", "org:dissolved", "org:founded", "org:place_of_headquarters", "org:alternate_names", "org:member_of", "org:members",
     "org:political/religious_affiliation", "org:product", "org:founded_by", "org:top_members/employees", "org:number_of_employees/members",
@@ -62,7 +62,7 @@ RE_LABELS = (
     "per:other_family", "per:colleagues", "per:product", "per:religion", "per:title",
 )
 
-# %% ../../nbs/tasks/klue_re.ipynb #a9aef339
+# %% ../../nbs/tasks/klue_re.ipynb #089777d7
 def _quoted(entity):
     "The entity's word in quotes; null where there is none."
     word = pl.col(entity).struct.field("word").str.strip_chars()
@@ -75,7 +75,7 @@ KLUE_RE_SOURCE = HubSource(
     licence="cc-by-sa-4.0", size="train 32,470, validation 7,765",
 )
 
-# %% ../../nbs/tasks/klue_re.ipynb #cdbe1298
+# %% ../../nbs/tasks/klue_re.ipynb #f58599eb
 def _relation(n, none):
     "The nth wording of every label, and one for no relation."
     table = _ORG | _PER | _KIN
@@ -86,7 +86,7 @@ def _both(*wordings): return {o: [w[o] for w in wordings] for o in RE_LABELS}
 _PAIR = _relation(2, "서로 관계 없음")
 _TELLS = _relation(3, "알 수 있는 것이 없음")
 
-# %% ../../nbs/tasks/klue_re.ipynb #ee0742a3
+# %% ../../nbs/tasks/klue_re.ipynb #4f3ec64d
 KLUE_RE_PROMPTS = Prompts(
     Ask("문장에 따르면 {object:은/는} {subject}의 무엇인가요?",
         "{subject:과/와} {object} 사이의 관계를 고르세요. 보기: {options}",
@@ -106,7 +106,7 @@ KLUE_RE_PROMPTS = Prompts(
     input="{sentence}",
 )
 
-# %% ../../nbs/tasks/klue_re.ipynb #f126bf3e
+# %% ../../nbs/tasks/klue_re.ipynb #501f3bd0
 class KlueRE(LabelTask):
     "문장 속 주체와 대상의 관계 서른 가지"
     name, kind, cluster = "klue_re", "multiclass", "relation"

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['KLUE_STS_SOURCE', 'KLUE_STS_PROMPTS', 'KlueSTS']
 
-# %% ../../nbs/tasks/klue_sts.ipynb #b67385f8
+# %% ../../nbs/tasks/klue_sts.ipynb #174a0116
 import polars as pl
 
 from ..prompts import Ask, Prompts
 from ..shapes import LabelTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/klue_sts.ipynb #f83dcebf
+# %% ../../nbs/tasks/klue_sts.ipynb #c00645cc
 KLUE_STS_SOURCE = HubSource(
     "klue/klue", config="sts", columns=("guid", "source", "sentence1", "sentence2", "labels"),
     derive=dict(label=pl.col("labels").struct.field("binary-label")), names=dict(label=("negative", "positive")),
@@ -20,7 +20,7 @@ KLUE_STS_SOURCE = HubSource(
     licence="cc-by-sa-4.0", size="train 11,668, validation 519",
 )
 
-# %% ../../nbs/tasks/klue_sts.ipynb #b668ce06
+# %% ../../nbs/tasks/klue_sts.ipynb #17514ae8
 KLUE_STS_PROMPTS = Prompts(
     Ask("두 문장은 거의 같은 뜻인가요?",
         "문장 1과 문장 2는 사실상 같은 말을 하고 있습니까?",
@@ -42,7 +42,7 @@ KLUE_STS_PROMPTS = Prompts(
     input="문장 1: {sentence1}\n문장 2: {sentence2}",
 )
 
-# %% ../../nbs/tasks/klue_sts.ipynb #a3a86bf0
+# %% ../../nbs/tasks/klue_sts.ipynb #0291ef1e
 class KlueSTS(LabelTask):
     "두 문장의 뜻이 비슷한지 여부"
     name, kind, cluster = "klue_sts", "binary", "paraphrase"

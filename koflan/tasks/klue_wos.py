@@ -7,7 +7,7 @@ __all__ = ['KLUE_WOS_SOURCE', 'DOMAINS', 'SLOTS', 'PRICES', 'YES_NO', 'ANY', 'RO
            'KLUE_WOS_PROMPTS', 'slot_name', 'value_name', 'states', 'render', 'family', 'wrong_values', 'closed',
            'collect', 'KlueWoS']
 
-# %% ../../nbs/tasks/klue_wos.ipynb #d555a4b4
+# %% ../../nbs/tasks/klue_wos.ipynb #746c205a
 import re
 import polars as pl
 from ..chance import key
@@ -16,14 +16,14 @@ from ..prompts import Ask, Prompts
 from ..sources import HubSource
 from ..task import Task
 
-# %% ../../nbs/tasks/klue_wos.ipynb #f6f86eef
+# %% ../../nbs/tasks/klue_wos.ipynb #cec3e59c
 KLUE_WOS_SOURCE = HubSource(
     "klue/klue", config="wos", columns=("guid", "domains", "dialogue"), splits=dict(train="train", test="validation"),
     derive=dict(slot=pl.lit(None, pl.String), talk=pl.lit(None, pl.String)),
     licence="cc-by-sa-4.0", size="train 8,000, validation 1,000", revision="349481ec73fff722f88e0453ca05c77a447d967c",
 )
 
-# %% ../../nbs/tasks/klue_wos.ipynb #e244cbc2
+# %% ../../nbs/tasks/klue_wos.ipynb #8b8837cf
 DOMAINS = {"관광": "관광지"}
 SLOTS = {"경치 좋은": "경치", "교육적": "교육적 성격", "역사적": "역사적 성격", "문화 예술": "문화 예술 관련성", "예약 명수": "예약 인원", "주류 판매": "주류 판매 여부"}
 PRICES = {"저렴": "저렴함", "적당": "적당함", "비싼": "비쌈"}
@@ -48,7 +48,7 @@ def value_name(
     if slot.endswith(("예약 명수", "예약 기간")): return value + ("명" if slot.endswith("명수") else "일")
     return "0" + value if re.fullmatch(r"\d:\d\d", value) else value
 
-# %% ../../nbs/tasks/klue_wos.ipynb #06feb00d
+# %% ../../nbs/tasks/klue_wos.ipynb #402c8569
 ROLES = dict(user="사용자", sys="상담원")
 
 def states(
@@ -68,7 +68,7 @@ def render(
     "A dialogue as text."
     return "\n".join(f"{ROLES.get(o['role'], o['role'])}: {(o['text'] or '').strip()}" for o in dialogue)
 
-# %% ../../nbs/tasks/klue_wos.ipynb #e2e30c30
+# %% ../../nbs/tasks/klue_wos.ipynb #43da88de
 MOST, WINDOW = 5, 24 # wrong answers of a record, values of the slot looked at for it
 
 def family(
@@ -92,7 +92,7 @@ def wrong_values(
         out.append(value)
     return out[:MOST]
 
-# %% ../../nbs/tasks/klue_wos.ipynb #35c6c7bf
+# %% ../../nbs/tasks/klue_wos.ipynb #b32d210a
 CLOSED = {"가격대": tuple(PRICES.values()), "지역": tuple(f"서울 {o}" for o in ("중앙", "동쪽", "서쪽", "남쪽", "북쪽")),
           "예약 요일": tuple(f"{o}요일" for o in "월화수목금토일")}
 
@@ -114,7 +114,7 @@ def collect(
             for slot, value in state.items(): seen.setdefault(slot, {})[value] = None
     return {slot: sorted({*values, *closed(slot, values)}, key=lambda o: key("wos", slot, o)) for slot, values in seen.items()}
 
-# %% ../../nbs/tasks/klue_wos.ipynb #06adbcc6
+# %% ../../nbs/tasks/klue_wos.ipynb #a7943828
 KLUE_WOS_PROMPTS = Prompts(
     Ask("지금까지의 대화로 보아 사용자가 원하는 {slot:은/는} 무엇인가요?",
         "대화를 읽고 사용자의 조건을 정리하려고 합니다. {slot:은/는} 어떻게 되나요?",
@@ -131,7 +131,7 @@ KLUE_WOS_PROMPTS = Prompts(
     input="{talk}",
 )
 
-# %% ../../nbs/tasks/klue_wos.ipynb #c84a7be2
+# %% ../../nbs/tasks/klue_wos.ipynb #f5fb973e
 class KlueWoS(Task):
     "상담 대화에서 사용자가 원하는 조건의 값 고르기"
     name, kind, cluster = "klue_wos", "choice", "dialogue"

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['YNAT_LABELS', 'YNAT_SOURCE', 'YNAT_PROMPTS', 'KlueYNAT']
 
-# %% ../../nbs/tasks/klue_ynat.ipynb #8769ddd5
+# %% ../../nbs/tasks/klue_ynat.ipynb #2650593b
 from ..prompts import Ask, Prompts
 from ..shapes import LabelTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/klue_ynat.ipynb #363c9066
+# %% ../../nbs/tasks/klue_ynat.ipynb #b20d8997
 YNAT_LABELS = ("IT과학", "경제", "사회", "생활문화", "세계", "스포츠", "정치")
 
 YNAT_SOURCE = HubSource(
@@ -19,7 +19,7 @@ YNAT_SOURCE = HubSource(
     licence="cc-by-sa-4.0", size="train 45,678, validation 9,107",
 )
 
-# %% ../../nbs/tasks/klue_ynat.ipynb #e047c872
+# %% ../../nbs/tasks/klue_ynat.ipynb #0ce4dcd0
 def _each(form, world="국제"):
     "One answer for each label: `form` with the label's word."
     words = ("IT·과학", "경제", "사회", "생활·문화", world, "스포츠", "정치")
@@ -27,7 +27,7 @@ def _each(form, world="국제"):
 
 def _answers(*wordings): return {k: [o[k] for o in wordings] for k in YNAT_LABELS}
 
-# %% ../../nbs/tasks/klue_ynat.ipynb #3149b8a9
+# %% ../../nbs/tasks/klue_ynat.ipynb #90703c47
 YNAT_PROMPTS = Prompts(
     Ask("이 뉴스 제목은 어느 분야의 기사인가요?",
         "다음 기사 제목을 읽고 알맞은 분야를 고르세요. 보기: {options}",
@@ -50,7 +50,7 @@ YNAT_PROMPTS = Prompts(
     input="{title}",
 )
 
-# %% ../../nbs/tasks/klue_ynat.ipynb #4c52ae7c
+# %% ../../nbs/tasks/klue_ynat.ipynb #ed6b2a92
 class KlueYNAT(LabelTask):
     "뉴스 제목의 분야 일곱 가지"
     name, kind, cluster = "klue_ynat", "multiclass", "topic"

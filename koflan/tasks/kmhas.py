@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['KMHAS_LABELS', 'KMHAS_SOURCE', 'KMHAS_KINDS', 'KMHAS_GROUNDS', 'KMHAS_TAGS', 'KMHAS_PROMPTS', 'KMHaS']
 
-# %% ../../nbs/tasks/kmhas.ipynb #8769ddd5
+# %% ../../nbs/tasks/kmhas.ipynb #2650593b
 from ..prompts import Ask, Prompts
 from ..shapes import MultiLabelTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/kmhas.ipynb #9d758506
+# %% ../../nbs/tasks/kmhas.ipynb #3c4c01e8
 KMHAS_LABELS = ("origin", "physical", "politics", "profanity", "age", "gender", "race", "religion", "not_hate_speech")
 KMHAS_SOURCE = HubSource(
     "jeanlee/kmhas_korean_hate_speech", columns=("text", "label"), names=dict(label=KMHAS_LABELS),
@@ -18,7 +18,7 @@ KMHAS_SOURCE = HubSource(
     size="train 78,977, validation 8,776, test 21,939",
 )
 
-# %% ../../nbs/tasks/kmhas.ipynb #c9c81caa
+# %% ../../nbs/tasks/kmhas.ipynb #111dba15
 KMHAS_KINDS = dict(
     origin=["출신 차별", "출신 지역이나 국적에 대한 혐오"], physical=["외모 차별", "외모나 신체에 대한 혐오"],
     politics=["정치 성향 차별", "정치 성향에 대한 혐오"], profanity=["혐오 욕설", "욕설이나 막말"],
@@ -35,7 +35,7 @@ KMHAS_TAGS = dict(
     religion=["종교"], not_hate_speech=["정상"],
 )
 
-# %% ../../nbs/tasks/kmhas.ipynb #60eadb0d
+# %% ../../nbs/tasks/kmhas.ipynb #c1d35fe3
 KMHAS_PROMPTS = Prompts(
     Ask("이 뉴스 댓글에는 어떤 차별이나 혐오, 욕설이 들어 있나요? 모두 고르세요.",
         "다음 댓글에 나타난 혐오 표현의 종류를 욕설까지 포함해 모두 찾으시오.",
@@ -55,7 +55,7 @@ KMHAS_PROMPTS = Prompts(
     input="{text}",
 )
 
-# %% ../../nbs/tasks/kmhas.ipynb #977077ae
+# %% ../../nbs/tasks/kmhas.ipynb #3649f340
 class KMHaS(MultiLabelTask):
     "뉴스 댓글에 담긴 혐오의 갈래 고르기"
     name, cluster = "kmhas", "hate"

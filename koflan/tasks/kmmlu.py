@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SUBJECTS', 'KMMLU_SOURCE', 'KMMLU_PROMPTS', 'KMMLU']
 
-# %% ../../nbs/tasks/kmmlu.ipynb #b67385f8
+# %% ../../nbs/tasks/kmmlu.ipynb #174a0116
 import polars as pl
 
 from ..korean import tidy_expr
@@ -13,7 +13,7 @@ from ..prompts import Ask, Prompts
 from ..shapes import ChoiceTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/kmmlu.ipynb #9539fde2
+# %% ../../nbs/tasks/kmmlu.ipynb #ad027691
 SUBJECTS = {
     "Accounting": "회계", "Agricultural-Sciences": "농학", "Aviation-Engineering-and-Maintenance": "항공 정비", "Biology": "생물학",
     "Chemical-Engineering": "화학 공학", "Chemistry": "화학", "Civil-Engineering": "토목", "Computer-Science": "컴퓨터 과학",
@@ -29,7 +29,7 @@ SUBJECTS = {
     "Telecommunications-and-Wireless-Technology": "정보 통신",
 }
 
-# %% ../../nbs/tasks/kmmlu.ipynb #666307cd
+# %% ../../nbs/tasks/kmmlu.ipynb #c75a8323
 def _filled(col):
     "The text of a column, null where it is blank."
     text = tidy_expr(pl.col(col).cast(pl.String))
@@ -40,7 +40,7 @@ def _subject(col):
     key = _filled(col).str.to_lowercase().str.replace_all(r"[\s_-]+", "-")
     return key.replace_strict([o.lower() for o in SUBJECTS], list(SUBJECTS.values()), default=None, return_dtype=pl.String)
 
-# %% ../../nbs/tasks/kmmlu.ipynb #6eb5eb8d
+# %% ../../nbs/tasks/kmmlu.ipynb #568e60fe
 _listed = pl.concat_str([_filled(o) for o in "ABCD"], ignore_nulls=True)
 _parts = lambda split: "+".join(f"{o}/{split}" for o in SUBJECTS)
 
@@ -54,7 +54,7 @@ KMMLU_SOURCE = HubSource(
     licence="cc-by-nd-4.0", size="train 208,522, dev 225, test 35,030",
 )
 
-# %% ../../nbs/tasks/kmmlu.ipynb #0b5879bd
+# %% ../../nbs/tasks/kmmlu.ipynb #aa61fd53
 KMMLU_PROMPTS = Prompts(
     Ask("시험에 나온 객관식 문제입니다. 정답을 고르세요.",
         "다음 문제에 알맞은 답은 무엇입니까?",
@@ -74,7 +74,7 @@ KMMLU_PROMPTS = Prompts(
     input="{question}",
 )
 
-# %% ../../nbs/tasks/kmmlu.ipynb #dfe23901
+# %% ../../nbs/tasks/kmmlu.ipynb #7edbbdef
 class KMMLU(ChoiceTask):
     "한국의 시험 45과목 문제에서 답 고르기"
     name, kind, cluster = "kmmlu", "choice", "exam"

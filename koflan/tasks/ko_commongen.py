@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SENTENCES', 'COMMONGEN_SOURCE', 'COMMONGEN_PROMPTS', 'KoCommonGen']
 
-# %% ../../nbs/tasks/ko_commongen.ipynb #b67385f8
+# %% ../../nbs/tasks/ko_commongen.ipynb #174a0116
 import polars as pl
 
 from ..korean import tidy_expr
@@ -13,7 +13,7 @@ from ..prompts import Ask, Prompts
 from ..shapes import ChoiceTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/ko_commongen.ipynb #2da7937a
+# %% ../../nbs/tasks/ko_commongen.ipynb #159c1809
 SENTENCES = ("1", "2", "3", "4")
 
 COMMONGEN_SOURCE = HubSource(
@@ -22,7 +22,7 @@ COMMONGEN_SOURCE = HubSource(
     licence="unknown", size="train 5, test 847",
 )
 
-# %% ../../nbs/tasks/ko_commongen.ipynb #dd1307a9
+# %% ../../nbs/tasks/ko_commongen.ipynb #7c2a8347
 COMMONGEN_PROMPTS = Prompts(
     Ask("주어진 개념으로 지은 문장 가운데 상식에 맞는 것을 고르세요.",
         "다음 낱말들로 만든 문장 중 가장 자연스러운 것은 무엇입니까?",
@@ -39,7 +39,7 @@ COMMONGEN_PROMPTS = Prompts(
     input="{concepts}",
 )
 
-# %% ../../nbs/tasks/ko_commongen.ipynb #b04f1028
+# %% ../../nbs/tasks/ko_commongen.ipynb #117694c6
 class KoCommonGen(ChoiceTask):
     "주어진 개념으로 지은 상식에 맞는 문장 고르기"
     name, kind, cluster = "ko_commongen", "choice", "commonsense"

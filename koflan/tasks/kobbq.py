@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KOBBQ_SOURCE', 'KOBBQ_PROMPTS', 'KoBBQ']
 
-# %% ../../nbs/tasks/kobbq.ipynb #b67385f8
+# %% ../../nbs/tasks/kobbq.ipynb #174a0116
 import polars as pl
 
 from ..korean import tidy_expr
@@ -13,14 +13,14 @@ from ..prompts import Ask, Prompts
 from ..shapes import ChoiceTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/kobbq.ipynb #e0af09ef
+# %% ../../nbs/tasks/kobbq.ipynb #d894829c
 def _choices(s):
     "Lists of choices, from lists or from the way Python writes them."
     if s.dtype == pl.List: return s.cast(pl.List(pl.String))
     quoted = pl.element().str.slice(1, pl.element().str.len_chars() - 2).str.replace_all(r"\\(['\"\\])", "$1")
     return s.str.extract_all(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"").list.eval(quoted)
 
-# %% ../../nbs/tasks/kobbq.ipynb #a94ca041
+# %% ../../nbs/tasks/kobbq.ipynb #087524af
 _listed = pl.col("choices").map_batches(_choices, return_dtype=pl.List(pl.String)).list.eval(tidy_expr(pl.element()))
 _gold = pl.coalesce(pl.when(_listed.list.get(i, null_on_oob=True) == tidy_expr(pl.col("answer"))).then(i) for i in range(5))
 
@@ -29,7 +29,7 @@ KOBBQ_SOURCE = HubSource(
     derive=dict(choices=_listed, gold=_gold), licence="mit", size="test 약 81,100 (전체 76,048문항과 평가용 표본)",
 )
 
-# %% ../../nbs/tasks/kobbq.ipynb #d8f25048
+# %% ../../nbs/tasks/kobbq.ipynb #e0c9db3b
 KOBBQ_PROMPTS = Prompts(
     Ask("{question}",
         "글을 읽고 답하세요. {question}",
@@ -48,7 +48,7 @@ KOBBQ_PROMPTS = Prompts(
     input="{context}",
 )
 
-# %% ../../nbs/tasks/kobbq.ipynb #3965844c
+# %% ../../nbs/tasks/kobbq.ipynb #e82b1644
 class KoBBQ(ChoiceTask):
     "고정 관념이 끼어들 만한 물음에 글의 근거대로 답하기"
     name, kind, cluster = "kobbq", "choice", "bias"

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['KOBEST_BOOLQ_SOURCE', 'YES', 'NO', 'QUESTIONS', 'STATEMENTS', 'KOBEST_BOOLQ_PROMPTS', 'KoBESTBoolQ']
 
-# %% ../../nbs/tasks/kobest_boolq.ipynb #b67385f8
+# %% ../../nbs/tasks/kobest_boolq.ipynb #174a0116
 import polars as pl
 
 from ..prompts import Ask, Prompts
 from ..shapes import LabelTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/kobest_boolq.ipynb #787e1452
+# %% ../../nbs/tasks/kobest_boolq.ipynb #40459f21
 KOBEST_BOOLQ_SOURCE = HubSource(
     "skt/kobest_v1", config="boolq", columns=("paragraph", "question", "label"), names=dict(label=("False", "True")),
     splits=dict(train="train", validation="validation", test="test"),
@@ -20,7 +20,7 @@ KOBEST_BOOLQ_SOURCE = HubSource(
     licence="cc-by-sa-4.0", size="train 3,665, validation 700, test 1,404",
 )
 
-# %% ../../nbs/tasks/kobest_boolq.ipynb #cafce746
+# %% ../../nbs/tasks/kobest_boolq.ipynb #df16a31b
 YES = {"True": ["네", "네, 그렇습니다"], "False": ["아니요", "아니요, 그렇지 않습니다"]}
 NO = {"True": YES["False"], "False": YES["True"]} # of instructions asked the other way round
 
@@ -38,7 +38,7 @@ QUESTIONS = (
         answers={"True": ["응", "응, 맞아"], "False": ["아니", "아니, 그렇지 않아"]}, when=dict(form="question"), input="{paragraph}"),
 )
 
-# %% ../../nbs/tasks/kobest_boolq.ipynb #d5b15bfd
+# %% ../../nbs/tasks/kobest_boolq.ipynb #6fe45fea
 STATEMENTS = (
     Ask("글에 비추어 볼 때 아래 문장은 참입니까, 거짓입니까?",
         "지문을 읽고 뒤에 적힌 문장이 참인지 거짓인지 가려라. 보기: {options}",
@@ -55,10 +55,10 @@ STATEMENTS = (
         answers={"True": ["맞다", "맞는 내용이다"], "False": ["틀리다", "틀린 내용이다"]}, when=dict(form="statement")),
 )
 
-# %% ../../nbs/tasks/kobest_boolq.ipynb #10ef8150
+# %% ../../nbs/tasks/kobest_boolq.ipynb #b1d605be
 KOBEST_BOOLQ_PROMPTS = Prompts(*QUESTIONS, *STATEMENTS, input="글: {paragraph}\n문장: {question}")
 
-# %% ../../nbs/tasks/kobest_boolq.ipynb #f4c9ff4b
+# %% ../../nbs/tasks/kobest_boolq.ipynb #55f07ba5
 class KoBESTBoolQ(LabelTask):
     "글을 읽고 질문이나 문장의 맞고 틀림 가리기"
     name, kind, cluster = "kobest_boolq", "binary", "mrc"

@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['KOBEST_COPA_SOURCE', 'KOBEST_COPA_PROMPTS', 'KoBESTCopa']
 
-# %% ../../nbs/tasks/kobest_copa.ipynb #8769ddd5
+# %% ../../nbs/tasks/kobest_copa.ipynb #2650593b
 from ..prompts import Ask, Prompts
 from ..shapes import ChoiceTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/kobest_copa.ipynb #fdc28b3e
+# %% ../../nbs/tasks/kobest_copa.ipynb #c5f9004d
 KOBEST_COPA_SOURCE = HubSource(
     "skt/kobest_v1", config="copa", columns=("premise", "question", "alternative_1", "alternative_2", "label"),
     splits=dict(train="train", validation="validation", test="test"),
     licence="cc-by-sa-4.0", size="train 3,076, validation 500, test 1,000",
 )
 
-# %% ../../nbs/tasks/kobest_copa.ipynb #8fd14f03
+# %% ../../nbs/tasks/kobest_copa.ipynb #2ee8cbed
 KOBEST_COPA_PROMPTS = Prompts(
     Ask("이 일이 일어난 까닭으로 가장 그럴듯한 것은 무엇인가요?",
         "다음 문장에 적힌 일은 왜 일어났을까요?",
@@ -38,7 +38,7 @@ KOBEST_COPA_PROMPTS = Prompts(
     input="{premise}",
 )
 
-# %% ../../nbs/tasks/kobest_copa.ipynb #16da0056
+# %% ../../nbs/tasks/kobest_copa.ipynb #b7e384b8
 class KoBESTCopa(ChoiceTask):
     "어떤 일의 그럴듯한 원인이나 결과 고르기"
     name, kind, cluster = "kobest_copa", "choice", "commonsense"

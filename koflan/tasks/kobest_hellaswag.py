@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['ENDINGS', 'KOBEST_HELLASWAG_SOURCE', 'KOBEST_HELLASWAG_PROMPTS', 'KoBESTHellaSwag']
 
-# %% ../../nbs/tasks/kobest_hellaswag.ipynb #8769ddd5
+# %% ../../nbs/tasks/kobest_hellaswag.ipynb #2650593b
 from ..prompts import Ask, Prompts
 from ..shapes import ChoiceTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/kobest_hellaswag.ipynb #15e4a6fc
+# %% ../../nbs/tasks/kobest_hellaswag.ipynb #2ddf2d8f
 ENDINGS = ("ending_1", "ending_2", "ending_3", "ending_4")
 
 KOBEST_HELLASWAG_SOURCE = HubSource(
@@ -19,7 +19,7 @@ KOBEST_HELLASWAG_SOURCE = HubSource(
     licence="cc-by-sa-4.0", size="train 2,029, validation 500, test 500",
 )
 
-# %% ../../nbs/tasks/kobest_hellaswag.ipynb #9c83ad2b
+# %% ../../nbs/tasks/kobest_hellaswag.ipynb #3dba29c5
 KOBEST_HELLASWAG_PROMPTS = Prompts(
     Ask("다음 글에 바로 이어질 문장으로 가장 알맞은 것은 무엇인가요?",
         "글의 흐름으로 보아 바로 다음에 올 문장을 고르세요. 보기: {options}",
@@ -36,7 +36,7 @@ KOBEST_HELLASWAG_PROMPTS = Prompts(
     input="{context}",
 )
 
-# %% ../../nbs/tasks/kobest_hellaswag.ipynb #8c9c81a4
+# %% ../../nbs/tasks/kobest_hellaswag.ipynb #2da5054a
 class KoBESTHellaSwag(ChoiceTask):
     "글에 바로 이어질 문장 고르기"
     name, kind, cluster = "kobest_hellaswag", "choice", "commonsense"

@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['KOBEST_SENTINEG_SOURCE', 'KOBEST_SENTINEG_PROMPTS', 'KoBESTSentiNeg']
 
-# %% ../../nbs/tasks/kobest_sentineg.ipynb #8769ddd5
+# %% ../../nbs/tasks/kobest_sentineg.ipynb #2650593b
 from ..prompts import Ask, Prompts
 from ..shapes import LabelTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/kobest_sentineg.ipynb #39f990b8
+# %% ../../nbs/tasks/kobest_sentineg.ipynb #01c21bcb
 KOBEST_SENTINEG_SOURCE = HubSource(
     "skt/kobest_v1", config="sentineg", columns=("sentence", "label"), names=dict(label=("negative", "positive")),
     splits=dict(train="train", validation="validation", test="test"),
     licence="cc-by-sa-4.0", size="train 3,649, validation 400, test 397",
 )
 
-# %% ../../nbs/tasks/kobest_sentineg.ipynb #7f8c21b7
+# %% ../../nbs/tasks/kobest_sentineg.ipynb #deb5a559
 KOBEST_SENTINEG_PROMPTS = Prompts(
     Ask("이 상품평은 긍정적인가요, 부정적인가요?",
         "다음 구매 후기에 담긴 감정을 고르세요. 보기: {options}",
@@ -39,7 +39,7 @@ KOBEST_SENTINEG_PROMPTS = Prompts(
     input="{sentence}",
 )
 
-# %% ../../nbs/tasks/kobest_sentineg.ipynb #d3c49082
+# %% ../../nbs/tasks/kobest_sentineg.ipynb #72fd146c
 class KoBESTSentiNeg(LabelTask):
     "부정하는 말까지 읽어 상품 후기의 감정 가리기"
     name, kind, cluster = "kobest_sentineg", "binary", "sentiment"

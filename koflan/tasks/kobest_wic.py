@@ -5,21 +5,21 @@
 # %% auto #0
 __all__ = ['KOBEST_WIC_SOURCE', 'YES', 'NO', 'KOBEST_WIC_PROMPTS', 'KoBESTWiC']
 
-# %% ../../nbs/tasks/kobest_wic.ipynb #b67385f8
+# %% ../../nbs/tasks/kobest_wic.ipynb #174a0116
 import polars as pl
 
 from ..prompts import Ask, Prompts
 from ..shapes import LabelTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/kobest_wic.ipynb #4e54d8ff
+# %% ../../nbs/tasks/kobest_wic.ipynb #766f538c
 KOBEST_WIC_SOURCE = HubSource(
     "skt/kobest_v1", config="wic", columns=("word", "context_1", "context_2", "label"), names=dict(label=("False", "True")),
     splits=dict(train="train", validation="validation", test="test"), derive=dict(quoted=pl.format("'{}'", "word")),
     licence="cc-by-sa-4.0", size="train 3,318, validation 610, test 1,260",
 )
 
-# %% ../../nbs/tasks/kobest_wic.ipynb #d769f491
+# %% ../../nbs/tasks/kobest_wic.ipynb #cafce746
 YES = {"True": ["네", "네, 그렇습니다"], "False": ["아니요", "아니요, 그렇지 않습니다"]}
 NO = {"True": YES["False"], "False": YES["True"]} # of instructions asked the other way round
 
@@ -42,7 +42,7 @@ KOBEST_WIC_PROMPTS = Prompts(
     input="문장 1: {context_1}\n문장 2: {context_2}",
 )
 
-# %% ../../nbs/tasks/kobest_wic.ipynb #5c7cc056
+# %% ../../nbs/tasks/kobest_wic.ipynb #fd4544b8
 def _marked(context): return pl.col(context).str.contains(pl.concat_str(pl.lit("["), "word"), literal=True)
 
 class KoBESTWiC(LabelTask):

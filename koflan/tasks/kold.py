@@ -6,14 +6,14 @@
 __all__ = ['OFFENSIVE', 'TARGETS', 'GROUPS', 'KOLD_OFF', 'KOLD_TEXT', 'KOLD_SOURCE', 'KOLD_TARGET_SOURCE', 'KOLD_PROMPTS',
            'KOLD_TARGET_PROMPTS', 'KOLD_GROUP_PROMPTS', 'KOLD', 'KOLDTarget', 'KOLDGroup']
 
-# %% ../../nbs/tasks/kold.ipynb #b67385f8
+# %% ../../nbs/tasks/kold.ipynb #174a0116
 import polars as pl
 
 from ..prompts import Ask, Prompts
 from ..shapes import LabelTask, MultiLabelTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/kold.ipynb #c1f2315f
+# %% ../../nbs/tasks/kold.ipynb #f9c9ba2c
 def _one_of(col, values):
     "Text of a column where it is one of the values, in small letters; null elsewhere."
     text = pl.col(col).cast(pl.String).str.strip_chars().str.to_lowercase()
@@ -21,7 +21,7 @@ def _one_of(col, values):
 
 def _filled(col): return pl.col(col).cast(pl.String).str.strip_chars() != ""
 
-# %% ../../nbs/tasks/kold.ipynb #ecb137be
+# %% ../../nbs/tasks/kold.ipynb #4d88b350
 OFFENSIVE = {"true": 1, "1": 1, "1.0": 1, "false": 0, "0": 0, "0.0": 0}
 TARGETS = ("untargeted", "individual", "group", "other")
 GROUPS = ("gender", "race", "politics", "religion", "others")
@@ -30,7 +30,7 @@ KOLD_OFF = _one_of("OFF", OFFENSIVE).replace_strict(OFFENSIVE, default=None, ret
 KOLD_TEXT = pl.when(_filled("comment")).then(pl.concat_str(
     pl.when(_filled("title")).then(pl.format("제목: {}\n", "title")), pl.format("댓글: {}", "comment"), ignore_nulls=True))
 
-# %% ../../nbs/tasks/kold.ipynb #9dbda65f
+# %% ../../nbs/tasks/kold.ipynb #4bb0eb2c
 def _in_group(group):
     "1 where the attacked groups are of this kind, else 0."
     return pl.col("GRP").cast(pl.String).str.to_lowercase().str.contains(rf"(^|&)\s*{group}").fill_null(False).cast(pl.Int8)
@@ -47,7 +47,7 @@ KOLD_TARGET_SOURCE = HubSource(
     licence="unknown", size="train 40,429",
 )
 
-# %% ../../nbs/tasks/kold.ipynb #41d593a5
+# %% ../../nbs/tasks/kold.ipynb #909b01ad
 KOLD_PROMPTS = Prompts(
     Ask("이 댓글은 공격적인가요, 그렇지 않은가요?",
         "제목을 참고하여 댓글을 분류하세요. 보기: {options}",
@@ -68,7 +68,7 @@ KOLD_PROMPTS = Prompts(
     input="{text}",
 )
 
-# %% ../../nbs/tasks/kold.ipynb #6a81d63e
+# %% ../../nbs/tasks/kold.ipynb #15484dad
 class KOLD(LabelTask):
     "댓글이 공격적인지 판별"
     name, kind, cluster = "kold", "binary", "hate"
@@ -76,7 +76,7 @@ class KOLD(LabelTask):
     corpus = "kold"
     citation = "Jeong, Y., Oh, J., Lee, J., Ahn, J., Moon, J., Park, S., & Oh, A. (2022). KOLD: Korean Offensive Language Dataset. EMNLP."
 
-# %% ../../nbs/tasks/kold.ipynb #031be7ab
+# %% ../../nbs/tasks/kold.ipynb #dbce4114
 KOLD_TARGET_PROMPTS = Prompts(
     Ask("이 공격적인 댓글이 겨냥하는 대상은 무엇인가요?",
         "다음 댓글의 공격 대상을 고르세요. 보기: {options}",
@@ -97,7 +97,7 @@ KOLD_TARGET_PROMPTS = Prompts(
     input="{text}",
 )
 
-# %% ../../nbs/tasks/kold.ipynb #000227c8
+# %% ../../nbs/tasks/kold.ipynb #a13ba326
 class KOLDTarget(LabelTask):
     "공격적인 댓글이 겨냥하는 대상의 유형"
     name, kind, cluster = "kold_target", "multiclass", "hate"
@@ -106,7 +106,7 @@ class KOLDTarget(LabelTask):
 
     def reasons(self): return {"not_offensive": pl.col("offensive") == 0} | super().reasons()
 
-# %% ../../nbs/tasks/kold.ipynb #7b331585
+# %% ../../nbs/tasks/kold.ipynb #43089ef6
 KOLD_GROUP_PROMPTS = Prompts(
     Ask("이 댓글은 어떤 집단을 공격하고 있나요? 해당하는 것을 모두 고르세요.",
         "다음 댓글이 비하하는 집단을 모두 고르시오. 보기: {options}",
@@ -128,7 +128,7 @@ KOLD_GROUP_PROMPTS = Prompts(
     input="{text}",
 )
 
-# %% ../../nbs/tasks/kold.ipynb #5a359ad9
+# %% ../../nbs/tasks/kold.ipynb #fb0c1e37
 class KOLDGroup(MultiLabelTask):
     "댓글이 공격하는 집단의 갈래"
     name, cluster = "kold_group", "hate"

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['KOR_3I4K_SOURCE', 'KOR_3I4K_PROMPTS', 'Kor3i4K']
 
-# %% ../../nbs/tasks/kor_3i4k.ipynb #8769ddd5
+# %% ../../nbs/tasks/kor_3i4k.ipynb #2650593b
 from ..prompts import Ask, Prompts
 from ..shapes import LabelTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/kor_3i4k.ipynb #b0e2a6e2
+# %% ../../nbs/tasks/kor_3i4k.ipynb #11db220c
 KOR_3I4K_SOURCE = HubSource(
     "wicho/kor_3i4k", columns=("label", "text"), revision="1592c3ec6b1e16ba361f8243513b039504c09a42",
     names=dict(label=("fragment", "statement", "question", "command", "rhetorical question", "rhetorical command",
@@ -18,7 +18,7 @@ KOR_3I4K_SOURCE = HubSource(
     licence="cc-by-4.0", size="train 55,134, test 6,121",
 )
 
-# %% ../../nbs/tasks/kor_3i4k.ipynb #d628b974
+# %% ../../nbs/tasks/kor_3i4k.ipynb #c2a7e797
 _NAME = Ask(
     "이 말은 어떤 종류의 발화인가요?",
     "다음 발화를 화자의 의도에 따라 분류하세요. 보기: {options}",
@@ -31,7 +31,7 @@ _NAME = Ask(
         "rhetorical command": ["수사적 요구", "행동을 바라지 않는 요구"],
         "intonation-dependent utterance": ["억양에 따라 달라지는 말", "억양을 들어야 아는 말"]})
 
-# %% ../../nbs/tasks/kor_3i4k.ipynb #7e7e1669
+# %% ../../nbs/tasks/kor_3i4k.ipynb #7fdbbfdf
 _RESPONSE = Ask(
     "누가 이렇게 말했다면 듣는 사람은 어떻게 응하면 되나요?",
     "글로 적힌 이 말만 보고 알맞은 응대를 정해 보세요.",
@@ -46,7 +46,7 @@ _RESPONSE = Ask(
         "rhetorical command": ["시키는 꼴이지만 따로 할 일은 없다", "인사나 바람 같은 말이라 실제로 할 일은 없다"],
         "intonation-dependent utterance": ["억양을 듣지 않으면 정할 수 없다", "말끝의 높낮이를 들어 보아야 안다"]})
 
-# %% ../../nbs/tasks/kor_3i4k.ipynb #8d5382b4
+# %% ../../nbs/tasks/kor_3i4k.ipynb #f3f731ce
 _ROLE = Ask(
     "이 말의 구실을 가장 잘 설명한 것은 무엇인가요?",
     "어떤 말인지 한 문장으로 풀어 주세요.",
@@ -58,10 +58,10 @@ _ROLE = Ask(
         "rhetorical command": ["시키는 꼴을 빌려 인사나 바람을 나타내는 말이다"],
         "intonation-dependent utterance": ["억양에 따라 서술도 질문도 요구도 될 수 있는 말이다"]})
 
-# %% ../../nbs/tasks/kor_3i4k.ipynb #83061094
+# %% ../../nbs/tasks/kor_3i4k.ipynb #223f947a
 KOR_3I4K_PROMPTS = Prompts(_NAME, _RESPONSE, _ROLE, input="{text}")
 
-# %% ../../nbs/tasks/kor_3i4k.ipynb #9fff0af3
+# %% ../../nbs/tasks/kor_3i4k.ipynb #3ec68e1d
 class Kor3i4K(LabelTask):
     "받아 적은 말 한마디의 의도 일곱 갈래"
     name, kind, cluster = "kor_3i4k", "multiclass", "intent"

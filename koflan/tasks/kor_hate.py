@@ -6,19 +6,19 @@
 __all__ = ['KOR_HATE_SOURCE', 'KOR_HATE_PROMPTS', 'KOR_HATE_BIAS_PROMPTS', 'KOR_HATE_GENDER_PROMPTS', 'KorHate', 'KorHateBias',
            'KorHateGender']
 
-# %% ../../nbs/tasks/kor_hate.ipynb #8769ddd5
+# %% ../../nbs/tasks/kor_hate.ipynb #2650593b
 from ..prompts import Ask, Prompts
 from ..shapes import LabelTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/kor_hate.ipynb #4e8ac886
+# %% ../../nbs/tasks/kor_hate.ipynb #76b143f5
 KOR_HATE_SOURCE = HubSource(
     "inmoonlight/kor_hate", columns=("comments", "contain_gender_bias", "bias", "hate"),
     names=dict(contain_gender_bias=("False", "True"), bias=("none", "gender", "others"), hate=("hate", "offensive", "none")),
     licence="cc-by-sa-4.0", size="train 7,896, test 471",
 )
 
-# %% ../../nbs/tasks/kor_hate.ipynb #00dfc83f
+# %% ../../nbs/tasks/kor_hate.ipynb #a1e64cd1
 KOR_HATE_PROMPTS = Prompts(
     Ask("이 뉴스 댓글은 혐오 발언인가요, 공격적인 발언인가요, 아니면 둘 다 아닌가요?",
         "다음 댓글을 {options} 가운데 하나로 분류하세요.",
@@ -40,7 +40,7 @@ KOR_HATE_PROMPTS = Prompts(
     input="{comments}",
 )
 
-# %% ../../nbs/tasks/kor_hate.ipynb #3269296e
+# %% ../../nbs/tasks/kor_hate.ipynb #e464641d
 class KorHate(LabelTask):
     "연예 뉴스 댓글의 공격성 세 단계"
     name, kind, cluster = "kor_hate", "multiclass", "hate"
@@ -49,7 +49,7 @@ class KorHate(LabelTask):
     citation = ("Moon, J., Cho, W. I., & Lee, J. (2020). BEEP! Korean Corpus of Online News Comments for Toxic Speech Detection. "
                 "SocialNLP @ ACL.")
 
-# %% ../../nbs/tasks/kor_hate.ipynb #8414c122
+# %% ../../nbs/tasks/kor_hate.ipynb #252d45cc
 KOR_HATE_BIAS_PROMPTS = Prompts(
     Ask("이 댓글에는 어떤 편견이 담겨 있나요?",
         "다음 뉴스 댓글에 드러난 사회적 편견의 종류를 고르세요. 보기: {options}",
@@ -71,14 +71,14 @@ KOR_HATE_BIAS_PROMPTS = Prompts(
     input="{comments}",
 )
 
-# %% ../../nbs/tasks/kor_hate.ipynb #b9ae4405
+# %% ../../nbs/tasks/kor_hate.ipynb #68e0d60d
 class KorHateBias(LabelTask):
     "연예 뉴스 댓글에 담긴 편견의 갈래"
     name, kind, cluster = "kor_hate_bias", "multiclass", "hate"
     source, prompts, label = KOR_HATE_SOURCE, KOR_HATE_BIAS_PROMPTS, "bias"
     corpus, citation = KorHate.corpus, KorHate.citation
 
-# %% ../../nbs/tasks/kor_hate.ipynb #8a707140
+# %% ../../nbs/tasks/kor_hate.ipynb #2b49f5ae
 KOR_HATE_GENDER_PROMPTS = Prompts(
     Ask("이 댓글에 성별에 대한 편견이 담겨 있나요?",
         "글쓴이는 여자나 남자에 대한 선입견을 드러내고 있습니까?",
@@ -98,7 +98,7 @@ KOR_HATE_GENDER_PROMPTS = Prompts(
     input="{comments}",
 )
 
-# %% ../../nbs/tasks/kor_hate.ipynb #29d46cba
+# %% ../../nbs/tasks/kor_hate.ipynb #f101ca05
 class KorHateGender(LabelTask):
     "연예 뉴스 댓글에 성별 편견이 있는지"
     name, kind, cluster = "kor_hate_gender", "binary", "hate"

@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['KOR_NLI_SOURCE', 'KOR_NLI_PROMPTS', 'KorNLI']
 
-# %% ../../nbs/tasks/kor_nli.ipynb #64ad0fad
+# %% ../../nbs/tasks/kor_nli.ipynb #c5948b43
 import polars as pl
 from ..prompts import Ask, Prompts
 from ..shapes import LabelTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/kor_nli.ipynb #67142c62
+# %% ../../nbs/tasks/kor_nli.ipynb #c62da88c
 KOR_NLI_SOURCE = HubSource(
     "kakaobrain/kor_nli", columns=("premise", "hypothesis", "label"), names=dict(label=("entailment", "neutral", "contradiction")),
     splits=dict(train="multi_nli/train+snli/train", validation="xnli/validation", test="xnli/test"),
     licence="cc-by-sa-4.0", size="train 942,854, validation 2,490, test 5,010", revision="3e0e4626f66911b344c490c26e3cc07e6c3bb0f9",
 )
 
-# %% ../../nbs/tasks/kor_nli.ipynb #e028c9cb
+# %% ../../nbs/tasks/kor_nli.ipynb #41114d25
 KOR_NLI_PROMPTS = Prompts(
     Ask("전제와 가설의 관계를 {options} 중에서 고르세요.",
         "두 문장의 논리적 관계는 함의, 중립, 모순 가운데 무엇인가요?",
@@ -41,7 +41,7 @@ KOR_NLI_PROMPTS = Prompts(
     input="전제: {premise}\n가설: {hypothesis}",
 )
 
-# %% ../../nbs/tasks/kor_nli.ipynb #3b52d29c
+# %% ../../nbs/tasks/kor_nli.ipynb #9a6b5672
 class KorNLI(LabelTask):
     "전제가 사실일 때 가설이 참인지 거짓인지, 알 수 없는지"
     name, kind, cluster = "kor_nli", "multiclass", "nli"

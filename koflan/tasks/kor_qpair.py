@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['KOR_QPAIR_SOURCE', 'KOR_QPAIR_PROMPTS', 'KorQPair']
 
-# %% ../../nbs/tasks/kor_qpair.ipynb #64ad0fad
+# %% ../../nbs/tasks/kor_qpair.ipynb #c5948b43
 import polars as pl
 from ..prompts import Ask, Prompts
 from ..shapes import LabelTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/kor_qpair.ipynb #94d874d1
+# %% ../../nbs/tasks/kor_qpair.ipynb #ace3ffa2
 KOR_QPAIR_SOURCE = HubSource(
     "songys/kor_qpair", columns=("question1", "question2", "is_duplicate"),
     splits=dict(train="train", validation="validation", test="test"),
@@ -19,7 +19,7 @@ KOR_QPAIR_SOURCE = HubSource(
     licence="mit", size="train 6,136, validation 682, test 758",
 )
 
-# %% ../../nbs/tasks/kor_qpair.ipynb #575f72ba
+# %% ../../nbs/tasks/kor_qpair.ipynb #f666f654
 KOR_QPAIR_PROMPTS = Prompts(
     Ask("두 문장은 같은 뜻인가요, 다른 뜻인가요?",
         "다음 두 문장의 뜻을 견주어 보고 알맞은 답을 고르세요. 보기: {options}",
@@ -40,7 +40,7 @@ KOR_QPAIR_PROMPTS = Prompts(
     input="문장 1: {question1}\n문장 2: {question2}",
 )
 
-# %% ../../nbs/tasks/kor_qpair.ipynb #cf9c046e
+# %% ../../nbs/tasks/kor_qpair.ipynb #6ea58080
 class KorQPair(LabelTask):
     "챗봇에 건넨 두 말이 같은 뜻인지"
     name, kind, cluster, label = "kor_qpair", "binary", "paraphrase", "meaning"

@@ -5,21 +5,21 @@
 # %% auto #0
 __all__ = ['KOR_SAE_SOURCE', 'KOR_SAE_PROMPTS', 'KOR_SAE_CHOICE_PROMPTS', 'KorSAE', 'KorSAEChoice']
 
-# %% ../../nbs/tasks/kor_sae.ipynb #b67385f8
+# %% ../../nbs/tasks/kor_sae.ipynb #174a0116
 import polars as pl
 
 from ..prompts import Ask, Prompts
 from ..shapes import BorrowTask, LabelTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/kor_sae.ipynb #9cd0814c
+# %% ../../nbs/tasks/kor_sae.ipynb #3de905a2
 KOR_SAE_SOURCE = HubSource(
     "wicho/kor_sae", columns=("intent_pair1", "intent_pair2", "label"), carve="intent_pair1",
     names=dict(label=("yes/no", "alternative", "wh- questions", "prohibitions", "requirements", "strong requirements")),
     licence="cc-by-sa-4.0", size="train 30,837",
 )
 
-# %% ../../nbs/tasks/kor_sae.ipynb #74486079
+# %% ../../nbs/tasks/kor_sae.ipynb #60c73e9a
 _KIND = Ask(
     "이 말은 어떤 종류의 요청인가요?",
     "화자가 한 말의 요청 유형을 고르세요. 보기: {options}",
@@ -34,7 +34,7 @@ _KIND = Ask(
         "requirements": ["요구", "어떤 일을 하라는 요구"],
         "strong requirements": ["강한 요구", "하지 말 것과 할 일을 함께 이르는 강한 요구"]})
 
-# %% ../../nbs/tasks/kor_sae.ipynb #d33a44f3
+# %% ../../nbs/tasks/kor_sae.ipynb #baf6b8fe
 _RESPONSE = Ask(
     "이 말을 들은 사람은 어떻게 응하면 되나요?",
     "화자의 말에 알맞게 응하는 방법을 고르세요. 보기: {options}",
@@ -48,7 +48,7 @@ _RESPONSE = Ask(
         "requirements": ["바라는 일을 하면 된다", "부탁하거나 시킨 일을 하면 된다"],
         "strong requirements": ["말리는 일은 그만두고 하라는 일을 하면 된다", "하지 말라는 일 대신 시킨 일을 하면 된다"]})
 
-# %% ../../nbs/tasks/kor_sae.ipynb #64968e4c
+# %% ../../nbs/tasks/kor_sae.ipynb #e32e83a2
 _WISH = Ask(
     "말한 사람은 무엇을 바라고 있나요?",
     "화자의 속뜻을 가장 잘 설명한 것을 찾으시오: {options}",
@@ -62,7 +62,7 @@ _WISH = Ask(
         "strong requirements": ["상대가 한 가지를 그만두고 다른 일을 하기를 바란다"]})
 KOR_SAE_PROMPTS = Prompts(_KIND, _RESPONSE, _WISH, input="{intent_pair1}")
 
-# %% ../../nbs/tasks/kor_sae.ipynb #8eff58e9
+# %% ../../nbs/tasks/kor_sae.ipynb #2fc6dc07
 class KorSAE(LabelTask):
     "질문과 요구의 종류 여섯 갈래"
     name, kind, cluster = "kor_sae", "multiclass", "intent"
@@ -72,7 +72,7 @@ class KorSAE(LabelTask):
     citation = ("Cho, W. I., Moon, Y. K., Moon, S., Kim, S. M., & Kim, N. S. (2019). Machines Getting with the Program: "
                 "Understanding Intent Arguments of Non-Canonical Directives. arXiv:1912.00342")
 
-# %% ../../nbs/tasks/kor_sae.ipynb #efa72d8c
+# %% ../../nbs/tasks/kor_sae.ipynb #4e9ea962
 KOR_SAE_CHOICE_PROMPTS = Prompts(
     Ask("이 말의 핵심을 간추린 표현은 무엇인가요?",
         "화자의 뜻을 짧게 줄인 것을 고르세요. 보기: {options}",
@@ -89,7 +89,7 @@ KOR_SAE_CHOICE_PROMPTS = Prompts(
     input="{intent_pair1}",
 )
 
-# %% ../../nbs/tasks/kor_sae.ipynb #497ff2d6
+# %% ../../nbs/tasks/kor_sae.ipynb #e8467638
 class KorSAEChoice(BorrowTask):
     "말 한마디의 핵심을 간추린 표현 고르기"
     name, kind, cluster = "kor_sae_choice", "choice", "intent"

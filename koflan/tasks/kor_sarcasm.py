@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['TAG', 'KOR_SARCASM_SOURCE', 'KOR_SARCASM_PROMPTS', 'KorSarcasm']
 
-# %% ../../nbs/tasks/kor_sarcasm.ipynb #64ad0fad
+# %% ../../nbs/tasks/kor_sarcasm.ipynb #c5948b43
 import polars as pl
 from ..prompts import Ask, Prompts
 from ..shapes import LabelTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/kor_sarcasm.ipynb #189b7f9a
+# %% ../../nbs/tasks/kor_sarcasm.ipynb #20a0f4e9
 TAG = r"(?i)#\s?\S*(?:sarcas|irony|반어|아이러니|비꼬|비꼼|풍자)\S*" # the hashtags that the tweets were collected by
 
 KOR_SARCASM_SOURCE = HubSource(
@@ -20,7 +20,7 @@ KOR_SARCASM_SOURCE = HubSource(
     licence="mit", size="train 9,000, test 301",
 )
 
-# %% ../../nbs/tasks/kor_sarcasm.ipynb #8af52c5b
+# %% ../../nbs/tasks/kor_sarcasm.ipynb #2bcca8b5
 KOR_SARCASM_PROMPTS = Prompts(
     Ask("이 트윗은 비꼬는 말인가요, 비꼬지 않는 말인가요?",
         "다음 트윗이 어떤 말인지 고르세요. 보기: {options}",
@@ -42,7 +42,7 @@ KOR_SARCASM_PROMPTS = Prompts(
     input="{text}",
 )
 
-# %% ../../nbs/tasks/kor_sarcasm.ipynb #43623b68
+# %% ../../nbs/tasks/kor_sarcasm.ipynb #e25bbf86
 class KorSarcasm(LabelTask):
     "트윗이 비꼬는 말인지"
     name, kind, cluster = "kor_sarcasm", "binary", "sarcasm"

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['SCORE', 'KOR_STS_SOURCE', 'KOR_STS_PROMPTS', 'KorSTS']
 
-# %% ../../nbs/tasks/kor_sts.ipynb #64ad0fad
+# %% ../../nbs/tasks/kor_sts.ipynb #c5948b43
 import polars as pl
 from ..prompts import Ask, Prompts
 from ..shapes import LabelTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/kor_sts.ipynb #be46e317
+# %% ../../nbs/tasks/kor_sts.ipynb #867d6864
 SCORE = pl.col("score").cast(pl.Float64)
 
 KOR_STS_SOURCE = HubSource(
@@ -21,7 +21,7 @@ KOR_STS_SOURCE = HubSource(
     licence="cc-by-sa-4.0", size="train 5,703, validation 1,471, test 1,379",
 )
 
-# %% ../../nbs/tasks/kor_sts.ipynb #d29bb413
+# %% ../../nbs/tasks/kor_sts.ipynb #73a230fd
 KOR_STS_PROMPTS = Prompts(
     Ask("두 문장은 대체로 같은 내용인가요, 다른 내용인가요?",
         "세부까지 같을 필요는 없습니다. 두 문장의 내용을 견주어 보고 고르세요. 보기: {options}",
@@ -42,7 +42,7 @@ KOR_STS_PROMPTS = Prompts(
     input="문장 1: {sentence1}\n문장 2: {sentence2}",
 )
 
-# %% ../../nbs/tasks/kor_sts.ipynb #cb2d13ca
+# %% ../../nbs/tasks/kor_sts.ipynb #6a149724
 class KorSTS(LabelTask):
     "두 문장이 대체로 같은 뜻인지"
     name, kind, cluster, label = "kor_sts", "binary", "paraphrase", "meaning"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CONFIGS', 'KORMEDMCQA_SOURCE', 'KORMEDMCQA_PROMPTS', 'KorMedMCQA']
 
-# %% ../../nbs/tasks/kormedmcqa.ipynb #b67385f8
+# %% ../../nbs/tasks/kormedmcqa.ipynb #174a0116
 import polars as pl
 
 from ..korean import tidy_expr
@@ -13,7 +13,7 @@ from ..prompts import Ask, Prompts
 from ..shapes import ChoiceTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/kormedmcqa.ipynb #27b4aeef
+# %% ../../nbs/tasks/kormedmcqa.ipynb #1f8f259c
 def _filled(col):
     "The text of a column, null where it is blank."
     text = tidy_expr(pl.col(col).cast(pl.String))
@@ -30,7 +30,7 @@ KORMEDMCQA_SOURCE = HubSource(
     licence="cc-by-nc-2.0", size="train 3,401, dev 1,059, test 3,009",
 )
 
-# %% ../../nbs/tasks/kormedmcqa.ipynb #1090a68d
+# %% ../../nbs/tasks/kormedmcqa.ipynb #b1a92263
 KORMEDMCQA_PROMPTS = Prompts(
     Ask("보건 의료인 국가시험에 나온 문제입니다. 정답을 고르세요.",
         "다음 의학 관련 문제의 답은 무엇입니까?",
@@ -48,7 +48,7 @@ KORMEDMCQA_PROMPTS = Prompts(
     input="{question}",
 )
 
-# %% ../../nbs/tasks/kormedmcqa.ipynb #ca9b6617
+# %% ../../nbs/tasks/kormedmcqa.ipynb #6ba2e2f9
 class KorMedMCQA(ChoiceTask):
     "보건 의료인 국가시험 문제의 답 고르기"
     name, kind, cluster = "kormedmcqa", "choice", "exam"

@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['KORQUAD_V1_SOURCE', 'KORQUAD_V1_PROMPTS', 'KorQuAD']
 
-# %% ../../nbs/tasks/korquad_v1.ipynb #8769ddd5
+# %% ../../nbs/tasks/korquad_v1.ipynb #2650593b
 from ..prompts import Ask, Prompts
 from ..shapes import SpanTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/korquad_v1.ipynb #be5dedcf
+# %% ../../nbs/tasks/korquad_v1.ipynb #1f646921
 KORQUAD_V1_SOURCE = HubSource(
     "KorQuAD/squad_kor_v1", config="squad_kor_v1", columns=("id", "title", "context", "question", "answers"),
     splits=dict(train="train", test="validation"), licence="cc-by-nd-4.0", size="train 60,407, validation 5,774",
 )
 
-# %% ../../nbs/tasks/korquad_v1.ipynb #de3deec0
+# %% ../../nbs/tasks/korquad_v1.ipynb #06e8487f
 KORQUAD_V1_PROMPTS = Prompts(
     Ask("다음 글을 읽고 물음에 답하세요. {question}",
         "{question}",
@@ -34,7 +34,7 @@ KORQUAD_V1_PROMPTS = Prompts(
     input="{context}",
 )
 
-# %% ../../nbs/tasks/korquad_v1.ipynb #f9fabce7
+# %% ../../nbs/tasks/korquad_v1.ipynb #2ff7f194
 class KorQuAD(SpanTask):
     "위키백과 문단에서 질문의 답 찾기"
     name, cluster = "korquad_v1", "mrc"

@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['NSMC_SOURCE', 'NSMC_PROMPTS', 'NSMC']
 
-# %% ../../nbs/tasks/nsmc.ipynb #8769ddd5
+# %% ../../nbs/tasks/nsmc.ipynb #2650593b
 from ..prompts import Ask, Prompts
 from ..shapes import LabelTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/nsmc.ipynb #caa5ded4
+# %% ../../nbs/tasks/nsmc.ipynb #6b9c5a3a
 NSMC_SOURCE = HubSource(
     "e9t/nsmc", columns=("id", "document", "label"), names=dict(label=("negative", "positive")),
     licence="cc-by-2.0", size="train 150,000, test 50,000",
 )
 
-# %% ../../nbs/tasks/nsmc.ipynb #b7f68931
+# %% ../../nbs/tasks/nsmc.ipynb #6f232f8e
 NSMC_PROMPTS = Prompts(
     Ask("이 영화 리뷰의 감정은 긍정인가요, 부정인가요?",
         "다음 영화 평을 읽고 글쓴이의 감정을 분류하세요. 보기: {options}",
@@ -38,7 +38,7 @@ NSMC_PROMPTS = Prompts(
     input="{document}",
 )
 
-# %% ../../nbs/tasks/nsmc.ipynb #d6de308b
+# %% ../../nbs/tasks/nsmc.ipynb #0d0828c6
 class NSMC(LabelTask):
     "네이버 영화 리뷰의 긍정·부정"
     name, kind, cluster = "nsmc", "binary", "sentiment"

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['PAWSX_KO_SOURCE', 'PAWSX_KO_PROMPTS', 'PawsXKo']
 
-# %% ../../nbs/tasks/pawsx_ko.ipynb #64ad0fad
+# %% ../../nbs/tasks/pawsx_ko.ipynb #c5948b43
 import polars as pl
 from ..prompts import Ask, Prompts
 from ..shapes import LabelTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/pawsx_ko.ipynb #1d69093c
+# %% ../../nbs/tasks/pawsx_ko.ipynb #2552824f
 PAWSX_KO_SOURCE = HubSource(
     "google-research-datasets/paws-x", config="ko", columns=("id", "sentence1", "sentence2", "label"),
     splits=dict(train="train", validation="validation", test="test"),
@@ -19,7 +19,7 @@ PAWSX_KO_SOURCE = HubSource(
     licence="other", size="train 49,401, validation 2,000, test 2,000", revision="8a04d940a42cd40658986fdd8e3da561533a3646",
 )
 
-# %% ../../nbs/tasks/pawsx_ko.ipynb #533c0985
+# %% ../../nbs/tasks/pawsx_ko.ipynb #f2058d6b
 PAWSX_KO_PROMPTS = Prompts(
     Ask("낱말이 많이 겹치는 두 문장입니다. 뜻은 같은가요, 다른가요?",
         "다음 두 문장의 의미를 견주어 보고 알맞은 답을 고르세요. 보기: {options}",
@@ -40,7 +40,7 @@ PAWSX_KO_PROMPTS = Prompts(
     input="문장 1: {sentence1}\n문장 2: {sentence2}",
 )
 
-# %% ../../nbs/tasks/pawsx_ko.ipynb #1efc39c5
+# %% ../../nbs/tasks/pawsx_ko.ipynb #bfc5bd2b
 _TEXTS = pl.col("sentence1", "sentence2").fill_null("")
 
 class PawsXKo(LabelTask):

@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['UNSMILE_FLAGS', 'UNSMILE_SOURCE', 'KINDS_OF_HATE', 'TARGETS_OF_HATE', 'TAGS', 'UNSMILE_PROMPTS', 'UnSmile']
 
-# %% ../../nbs/tasks/unsmile.ipynb #8769ddd5
+# %% ../../nbs/tasks/unsmile.ipynb #2650593b
 from ..prompts import Ask, Prompts
 from ..shapes import MultiLabelTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/unsmile.ipynb #c34006b1
+# %% ../../nbs/tasks/unsmile.ipynb #c1aefc6b
 UNSMILE_FLAGS = ("여성/가족", "남성", "성소수자", "인종/국적", "연령", "지역", "종교", "기타 혐오", "악플/욕설", "clean")
 UNSMILE_SOURCE = HubSource(
     "smilegate-ai/kor_unsmile", columns=("문장", *UNSMILE_FLAGS), splits=dict(train="train", test="valid"),
     licence="cc-by-nc-nd-4.0", size="train 15,005, valid 3,737",
 )
 
-# %% ../../nbs/tasks/unsmile.ipynb #65b11d2f
+# %% ../../nbs/tasks/unsmile.ipynb #e18004de
 KINDS_OF_HATE = {
     "여성/가족": ["여성·가족 혐오", "여성이나 가족에 대한 혐오"], "남성": ["남성 혐오", "남성에 대한 혐오"],
     "성소수자": ["성소수자 혐오", "성소수자에 대한 혐오"], "인종/국적": ["인종·국적 혐오", "인종이나 국적에 대한 혐오"],
@@ -35,7 +35,7 @@ TAGS = {
     "지역": ["지역"], "종교": ["종교"], "기타 혐오": ["기타 혐오"], "악플/욕설": ["악플/욕설"], "clean": ["문제없음"],
 }
 
-# %% ../../nbs/tasks/unsmile.ipynb #02df453f
+# %% ../../nbs/tasks/unsmile.ipynb #d4d2084c
 UNSMILE_PROMPTS = Prompts(
     Ask("이 댓글에는 어떤 혐오나 욕설이 담겨 있나요? 해당하는 것을 모두 고르세요.",
         "다음 글에 나타난 혐오나 욕설의 종류를 모두 찾으시오.",
@@ -55,7 +55,7 @@ UNSMILE_PROMPTS = Prompts(
     input="{문장}",
 )
 
-# %% ../../nbs/tasks/unsmile.ipynb #62321a3d
+# %% ../../nbs/tasks/unsmile.ipynb #5a09914e
 class UnSmile(MultiLabelTask):
     "댓글에 담긴 혐오와 욕설의 갈래 고르기"
     name, cluster = "unsmile", "hate"
