@@ -152,13 +152,20 @@ def _records(task, split, rows):
     out += _broken(task, split, rows, built.records)
     if not again.records.equals(built.records): out.append(_differ(built.records, again.records, rows, split, "a second run gives other records"))
     if not back.records.sort("id").equals(built.records.sort("id")): out.append(_differ(built.records, back.records, rows, split, "the order of the rows changes the records"))
-    return out + _caps(task, split)
+    return out + _caps(task, split) + _pieces(task, split, built.records)
 
 def _caps(task, split):
     few, more = (task.build(split, cap=k, allow_no_negative=True).records["id"] for k in (2, 5))
     return [] if few.is_in(more.implode()).all() else [Fault(f"{split}: the records under cap 2 are not among those under cap 5", "leave the cap to Task.build")]
 
-# %% ../nbs/06_check.ipynb #bb23c089
+# %% ../nbs/06_check.ipynb #2945f960
+def _pieces(task, split, records):
+    "Faults of the ways that a build takes: straight to lines, and piece by piece."
+    whole, three = (b"".join(o.text() for o in task.stream(split, chunk=n, **_allow(task))) for n in (None, 3))
+    out = [] if whole == records.write_ndjson().encode() else [Fault(f"{split}: the short cut writes other records than convert makes", "let answer_forms say what answers says")]
+    return out if three == whole else [*out, Fault(f"{split}: read three rows at a time it gives other records", "if a row needs its neighbours, say whole = True")]
+
+# %% ../nbs/06_check.ipynb #1a1a4467
 def check_task(
     cls, # a `Task` class
     mirror:str|None=None, # where to read its rows from; by default the packaged samples

@@ -25,7 +25,9 @@ from .task import find_tasks, in_notebook
 # %% ../nbs/30_generate.ipynb #fd44fd82
 def _sha(*paths):
     h = sha256()
-    for o in paths: h.update(Path(o).read_bytes())
+    for o in paths:
+        with open(o, "rb") as f:
+            while part := f.read(1 << 20): h.update(part)
     return h.hexdigest()
 
 def _code(cls):

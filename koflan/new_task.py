@@ -28,7 +28,7 @@ from fastcore.script import call_parse
 
 from .prompts import lint
 from .schema import KoflanError, unknown, user_errors, write_text
-from .sources import CONVERTED, SAMPLES, HubSource, SourceError, _builder, _from_dataset, find_mirror
+from .sources import CONVERTED, SAMPLES, Frames, HubSource, SourceError, _builder, _of_frame, find_mirror
 from .task import REGISTRY, in_notebook
 
 # %% ../nbs/20_new_task.ipynb #000dc36a
@@ -106,8 +106,8 @@ def _read_mirror(path, config):
         try: builder = _builder(path, config, tmp)
         except SourceError as e: raise SourceError(f"{path}: {' '.join(str(e.__cause__ or e).split())}") from e
         builder.download_and_prepare()
-        held = {str(o): _from_dataset(builder.as_dataset(o, in_memory=True)) for o in builder.info.splits}
-    return Table({k: df for k, (df, _) in held.items()}, _names(builder.info.features), _licence(path/"README.md") if (path/"README.md").is_file() else "")
+        held = {str(o): pl.from_arrow(builder.as_dataset(o, in_memory=True).with_format("arrow")[:]) for o in builder.info.splits}
+    return Table(held, _names(builder.info.features), _licence(path/"README.md") if (path/"README.md").is_file() else "")
 
 # %% ../nbs/20_new_task.ipynb #62b9d1b6
 def _hub_splits(repo, config):
@@ -124,8 +124,9 @@ def _read_hub(repo, config):
     try: splits = _hub_splits(repo, config)
     except Exception as e: raise SourceError(f"{repo}: not to be had from the Hub ({' '.join(str(e).split())[:200]}); a mirror folder or --source FILE works offline") from e
     source = HubSource(repo, columns=(), config=config)
-    held = {o: source._read_hub(config, o) for o in splits}
-    return Table({k: df for k, (df, _) in held.items()}, _names(next(iter(held.values()))[1]) if held else {}, _licence(repo))
+    held = {o: source._open_hub(config, o) for o in splits}
+    frames = {k: next(iter(o.pieces(0, o.rows, o.rows + 1))) for k, o in held.items()}
+    return Table(frames, _names(next(iter(held.values())).features) if held else {}, _licence(repo))
 
 # %% ../nbs/20_new_task.ipynb #6574375c
 def read_repo(
@@ -471,8 +472,8 @@ def sample_rows(
 def _how_many(plan, df, repo, carve):
     "Rows enough to reach every label, and to have two held out as test."
     n = max(6, len(plan.answers or ()) + 1)
-    source = HubSource(repo, columns=df.columns, carve=carve)
-    held = lambda n: len(source._carved(pl.DataFrame(sample_rows(plan, df, n)).with_row_index("_row"), "test"))
+    source = HubSource(repo, columns=tuple(filter(None, [carve])), carve=carve)
+    held = lambda n: Frames(source, "test", [(None, _of_frame(pl.DataFrame(sample_rows(plan, df, n))))]).keep.sum()
     while carve and held(n) < 2 and n < 300: n += 3
     return n
 

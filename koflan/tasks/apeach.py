@@ -43,6 +43,6 @@ class APEACH(LabelTask):
     name, kind, cluster = "apeach", "binary", "hate"
     source, prompts = APEACH_SOURCE, APEACH_PROMPTS
     label = "class"
-    corpus = "beep"
+    corpus = ("beep", "apeach")
     citation = ("Yang, K., Jang, W., & Cho, W. I. (2022). APEACH: Attacking Pejorative Expressions with Analysis on "
                 "Crowd-Generated Hate Speech Evaluation Datasets. Findings of EMNLP.")

@@ -59,7 +59,7 @@ class Aulm(Task):
     source, prompts = AULM_SOURCE, AULM_PROMPTS
     drops = {"unknown_speaker": ~pl.col("known"), "no_reply": ~pl.col("replied") | (pl.col("reply") == ""),
              "empty_input": pl.col("history") == "", "empty_turn": pl.col("asked") == ""}
-    corpus = "aulm"
+    corpus, whole = ("aulm", "korquad", "wikipedia-ko"), False
     citation = "Kim, H. (2023). AULM-0809. https://huggingface.co/datasets/heegyu/aulm-0809"
 
     def answers(self, df, chance):

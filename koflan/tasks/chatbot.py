@@ -79,4 +79,5 @@ class ChatbotMood(LabelTask):
     name, kind, cluster = "chatbot_mood", "multiclass", "topic"
     source, prompts = CHATBOT_SOURCE, CHATBOT_MOOD_PROMPTS
     drops = CHATBOT_DROPS | {"two_labels": pl.col("label").n_unique().over("Q") > 1}
+    whole = True # two_labels looks at other rows
     corpus, citation = Chatbot.corpus, CHATBOT_CITATION

@@ -61,5 +61,5 @@ class CLIcK(ChoiceTask):
     source, prompts = CLICK_SOURCE, CLICK_PROMPTS
     choices, gold = "choices", "gold"
     drops = dict(not_a_choice=pl.col("gold").is_null() & _filled("answer").is_not_null(), no_question=_filled("question").is_null())
-    corpus = "csat-korean"
+    corpus = ("csat-korean", "psat")
     citation = "Kim, E. et al. (2024). CLIcK: A Benchmark Dataset of Cultural and Linguistic Intelligence in Korean. LREC-COLING 2024."

@@ -47,7 +47,7 @@ class KlueMRC(SpanTask):
     name, cluster = "klue_mrc", "mrc"
     source, prompts = KLUE_MRC_SOURCE, KLUE_MRC_PROMPTS
     between = " / "
-    corpus = "klue-mrc"
+    corpus = ("wikipedia-ko", "hankyung", "acrofan")
     citation = "Park, S., Moon, J., Kim, S., Cho, W. I., Han, J., Park, J., ... Cho, K. (2021). KLUE: Korean language understanding evaluation. arXiv:2105.09680"
     impossible = pl.col("is_impossible").fill_null(False)
     found = pl.concat_list(ANSWERS, pl.lit(None, pl.String))
@@ -61,8 +61,8 @@ class KlueMRC(SpanTask):
         asks = self.prompts.asks
         return pl.Series([[asks[a].answers["none"][w]] for a, w in df.select("_ask", "_wording").iter_rows()], dtype=pl.List(pl.String))
 
-    def answers(self, df, chance):
-        df = super().answers(df, chance).with_columns(_none=self.phrases(df))
+    def answers(self, df, chance, lent=None):
+        df = super().answers(df, chance, lent).with_columns(_none=self.phrases(df))
         wrong = pl.col("negatives").list.drop_nulls()
         plausible = pl.concat_list("positives", "negatives").list.drop_nulls().list.unique(maintain_order=True)
         return df.with_columns(positives=pl.when(self.impossible).then("_none").otherwise("positives"),

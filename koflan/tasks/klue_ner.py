@@ -96,7 +96,7 @@ class KlueNER(LabelTask):
     name, kind, cluster = "klue_ner", "multiclass", "ner"
     source, prompts = KLUE_NER_SOURCE, KLUE_NER_PROMPTS
     names, label = TYPES, "number"
-    corpus, citation = "naver-movie", CITATION
+    corpus, citation = ("wikitree", "naver-movie"), CITATION
 
     def reasons(self): return NO_NAME | dict(self.drops)
 
@@ -139,7 +139,7 @@ class KlueNERChoice(Task):
     source, prompts = KLUE_NER_SOURCE, KLUE_NER_CHOICE_PROMPTS
     drops = NO_NAME | {"one_type": pl.col("found").list.eval(pl.element().struct.field("type")).list.n_unique() < 2}
     between = " / "
-    corpus, citation = "naver-movie", CITATION
+    corpus, citation = ("wikitree", "naver-movie"), CITATION
 
     def answers(self, df, chance):
         df = pick_name(df, chance)

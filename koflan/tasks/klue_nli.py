@@ -60,7 +60,7 @@ class KlueNLI(LabelTask):
     name, kind, cluster = "klue_nli", "multiclass", "nli"
     source, prompts = KLUE_NLI_SOURCE, KLUE_NLI_PROMPTS
     drops = _BLANK
-    corpus = "klue-nli"
+    corpus = ("wikitree", "policy-briefing", "wikinews-ko", "wikipedia-ko", "naver-movie", "airbnb-ko")
     citation = "Park, S., Moon, J., Kim, S., Cho, W. I., et al. (2021). KLUE: Korean Language Understanding Evaluation. arXiv:2105.09680"
 
 # %% ../../nbs/tasks/klue_nli.ipynb #6cc009e0

@@ -112,5 +112,5 @@ class KlueRE(LabelTask):
     name, kind, cluster = "klue_re", "multiclass", "relation"
     source, prompts = KLUE_RE_SOURCE, KLUE_RE_PROMPTS
     drops = {"no_entity": pl.col("subject").is_null() | pl.col("object").is_null()}
-    corpus = "klue-re"
+    corpus = ("wikipedia-ko", "wikitree", "policy-briefing")
     citation = "Park, S., Moon, J., Kim, S., Cho, W. I., et al. (2021). KLUE: Korean Language Understanding Evaluation. arXiv:2105.09680"

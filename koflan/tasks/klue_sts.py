@@ -48,5 +48,5 @@ class KlueSTS(LabelTask):
     name, kind, cluster = "klue_sts", "binary", "paraphrase"
     source, prompts = KLUE_STS_SOURCE, KLUE_STS_PROMPTS
     drops = {"empty_text": (pl.col("sentence1") == "") | (pl.col("sentence2") == "")}
-    corpus = "klue-sts"
+    corpus = ("airbnb-ko", "policy-briefing", "parakqc")
     citation = "Park, S., Moon, J., Kim, S., Cho, W. I., et al. (2021). KLUE: Korean Language Understanding Evaluation. arXiv:2105.09680"

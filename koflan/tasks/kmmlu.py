@@ -81,5 +81,5 @@ class KMMLU(ChoiceTask):
     source, prompts = KMMLU_SOURCE, KMMLU_PROMPTS
     choices, gold, gold_from = ("A", "B", "C", "D"), "answer", 1
     drops = dict(empty_choice=pl.any_horizontal(pl.col(o).is_null() for o in "ABCD"))
-    corpus = "kmmlu"
+    corpus = ("kmmlu", "psat")
     citation = "Son, G. et al. (2024). KMMLU: Measuring Massive Multitask Language Understanding in Korean. arXiv:2402.11548."

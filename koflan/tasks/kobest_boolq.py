@@ -64,5 +64,5 @@ class KoBESTBoolQ(LabelTask):
     name, kind, cluster = "kobest_boolq", "binary", "mrc"
     source, prompts = KOBEST_BOOLQ_SOURCE, KOBEST_BOOLQ_PROMPTS
     drops = {"empty_paragraph": pl.col("paragraph") == ""}
-    corpus = "kobest-boolq"
+    corpus = "wikipedia-ko"
     citation = "Kim, D., Jang, M., Kwon, D. S., Davis, E. (2022). KOBEST: Korean Balanced Evaluation of Significant Tasks. arXiv:2204.04541"

@@ -47,6 +47,6 @@ class KorNLI(LabelTask):
     name, kind, cluster = "kor_nli", "multiclass", "nli"
     source, prompts = KOR_NLI_SOURCE, KOR_NLI_PROMPTS
     drops = {"empty_text": pl.any_horizontal(pl.col("premise", "hypothesis").fill_null("") == "")}
-    corpus = "snli-multinli"
+    corpus = ("snli", "multinli", "xnli")
     citation = ("Ham, J., Choe, Y. J., Park, K., Choi, I. and Soh, H. (2020). KorNLI and KorSTS: New Benchmark Datasets for "
                 "Korean Natural Language Understanding. Findings of EMNLP")

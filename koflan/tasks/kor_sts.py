@@ -49,7 +49,7 @@ class KorSTS(LabelTask):
     source, prompts = KOR_STS_SOURCE, KOR_STS_PROMPTS
     drops = {"middle_score": SCORE.is_between(2, 3, closed="none"),
              "empty_text": pl.any_horizontal(pl.col("sentence1", "sentence2").fill_null("") == "")}
-    corpus = "sts-benchmark"
+    corpus = ("sts-benchmark", "snli")
     citation = ("Ham, J., Choe, Y. J., Park, K., Choi, I. and Soh, H. (2020). KorNLI and KorSTS: New Benchmark Datasets for "
                 "Korean Natural Language Understanding. Findings of EMNLP")
 

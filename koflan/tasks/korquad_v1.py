@@ -40,5 +40,5 @@ class KorQuAD(SpanTask):
     name, cluster = "korquad_v1", "mrc"
     source, prompts = KORQUAD_V1_SOURCE, KORQUAD_V1_PROMPTS
     between = " / "
-    corpus = "korquad"
+    corpus = ("korquad", "wikipedia-ko")
     citation = "Lim, S., Kim, M., & Lee, J. (2019). KorQuAD1.0: Korean QA dataset for machine reading comprehension. arXiv:1909.07005"
