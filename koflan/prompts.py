@@ -6,7 +6,7 @@
 __all__ = ['MAX_LENGTH', 'PromptError', 'Template', 'Cell', 'form_of', 'weave', 'template_form', 'columns_of', 'lint', 'Ask',
            'Prompts', 'check_fields']
 
-# %% ../nbs/02_prompts.ipynb #de79a5f0
+# %% ../nbs/02_prompts.ipynb #7f40211e
 import re
 from collections.abc import Iterable
 from functools import lru_cache
@@ -18,11 +18,11 @@ import polars as pl
 from .korean import JOSA, josa, tidy
 from .schema import KoflanError, unknown
 
-# %% ../nbs/02_prompts.ipynb #c285952a
+# %% ../nbs/02_prompts.ipynb #fabe1e59
 class PromptError(KoflanError):
     "A prompt or an answer that no reader should see."
 
-# %% ../nbs/02_prompts.ipynb #eaf4c94b
+# %% ../nbs/02_prompts.ipynb #4bcd4da5
 class Template:
     "A text with `{column}` and `{column:은/는}` fields."
     def __init__(self,
@@ -43,7 +43,7 @@ class Template:
         word = lambda field, spec: (s := "" if row[field] is None else str(row[field])) + (josa(s, spec) if spec else "")
         return "".join(lit + (word(field, spec) if field is not None else "") for lit, field, spec in self.parts)
 
-# %% ../nbs/02_prompts.ipynb #36d52059
+# %% ../nbs/02_prompts.ipynb #e0d86d2a
 class Cell(str):
     "The name of a column whose text goes here."
 
@@ -57,7 +57,7 @@ def form_of(
         else: out[-1] += o
     return tuple(out)
 
-# %% ../nbs/02_prompts.ipynb #671498df
+# %% ../nbs/02_prompts.ipynb #5f2f13ac
 def _slot(texts):
     "A place in the forms: texts and None, or the names of its cells and which of them each form has (-1: none)."
     if not any(isinstance(o, Cell) for o in texts): return (pl.Series(texts[:1] if len(set(texts)) == 1 else texts, dtype=pl.String), None) if any(texts) else None
@@ -95,7 +95,7 @@ def weave(
     parts = [_filled(o, which, columns) for o in _slots(tuple(used))]
     return pl.select(pl.concat_str(parts)).to_series() if parts else pl.Series([""], dtype=pl.String).new_from_index(0, len(which))
 
-# %% ../nbs/02_prompts.ipynb #916a630b
+# %% ../nbs/02_prompts.ipynb #3053e7e5
 @lru_cache(maxsize=4096)
 def template_form(
     template:Template, # a template
@@ -108,6 +108,10 @@ def _josa_of(words, pair):
     known = words.unique(maintain_order=True)
     return words.replace_strict(known, [josa(o, pair) for o in known], return_dtype=pl.String) if len(words) else words
 
+def _as_text(col):
+    col = col if col.dtype == pl.String else col.cast(pl.String)
+    return col.fill_null("") if col.null_count() else col
+
 def columns_of(
     df:pl.DataFrame, # rows
     templates, # some `Template`s
@@ -116,14 +120,14 @@ def columns_of(
     "The texts that the cells of the templates hold."
     templates, which = _used(templates, which)
     names = dict.fromkeys(o for t in templates for o in t.fields)
-    got = df.select(pl.col(o).cast(pl.String).fill_null("") for o in names).to_dict() if names else {}
+    got = {o: _as_text(df[o]) for o in names}
     for field, pair in dict.fromkeys((f, j) for t in templates for _, f, j in t.parts if j):
         at = np.flatnonzero(np.array([any(o[1:] == (field, pair) for o in t.parts) for t in templates])[which])
         words = got[field][at]
         got[f"{field}:{pair}"] = pl.Series([""], dtype=pl.String).new_from_index(0, len(df)).scatter(at, _josa_of(words, pair))
     return got
 
-# %% ../nbs/02_prompts.ipynb #f8824c75
+# %% ../nbs/02_prompts.ipynb #2057eaca
 MAX_LENGTH = 150 # characters of an instruction template
 _BOTH_JOSA = re.compile(r"(은\(는\)|는\(은\)|이\(가\)|가\(이\)|을\(를\)|를\(을\)|과\(와\)|와\(과\)|\(으\)로|으로\(로\)|은/는|이/가|을/를|와/과|과/와)")
 _FUSED = re.compile(r"[가-힣][.?!][가-힣]")
@@ -142,7 +146,7 @@ def lint(
     if "  " in bare or "\t" in bare: out.append("two spaces in a row")
     return out
 
-# %% ../nbs/02_prompts.ipynb #037ad5ca
+# %% ../nbs/02_prompts.ipynb #a2435124
 def _texts(what, values):
     values = (values,) if isinstance(values, str) else tuple(values)
     if not values: raise PromptError(f"no {what}")
@@ -160,7 +164,7 @@ def _wordings(answers):
         if twice := [o for i, o in enumerate(nth) if o in nth[:i]]: raise PromptError(f"answer {twice[0]!r} stands for two labels")
     return out
 
-# %% ../nbs/02_prompts.ipynb #0b95c579
+# %% ../nbs/02_prompts.ipynb #33ae4e0a
 class Ask:
     "Instructions that share their answers."
     def __init__(self,
@@ -185,7 +189,7 @@ class Ask:
         "Does the row meet `when`?"
         return all(row[k] == v for k, v in self.when.items())
 
-# %% ../nbs/02_prompts.ipynb #8c2a916a
+# %% ../nbs/02_prompts.ipynb #2d131584
 class Prompts:
     "All the ways one task asks, numbered in order."
     def __init__(self,
@@ -202,7 +206,7 @@ class Prompts:
     def __iter__(self): return iter(self.templates)
     def __repr__(self): return f"Prompts({len(self)} instructions in {len(self.asks)} asks)"
 
-# %% ../nbs/02_prompts.ipynb #68c88a03
+# %% ../nbs/02_prompts.ipynb #b01d2cbc
 def check_fields(
     prompts:Prompts, # a task's prompts
     columns:Iterable[str], # the columns its rows have

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LabelTask', 'MultiLabelTask', 'ChoiceTask', 'Ring', 'LendingTask', 'SpanTask', 'BorrowTask']
 
-# %% ../nbs/05_shapes.ipynb #dae6915e
+# %% ../nbs/05_shapes.ipynb #7bdf15b0
 from functools import lru_cache
 
 import numpy as np
@@ -18,7 +18,7 @@ from .prompts import Cell
 from .schema import KoflanError, unknown
 from .task import Answers, Task, distinct
 
-# %% ../nbs/05_shapes.ipynb #f15343d6
+# %% ../nbs/05_shapes.ipynb #2986e569
 @lru_cache(maxsize=256)
 def _answer_table(prompts, names):
     "offset of each ask, right answer and wrong answers for every (ask, wording, label)."
@@ -40,7 +40,7 @@ def _label_forms(prompts, names):
     _, right, wrong = _answer_table(prompts, names)
     return [(tuple(r), tuple(w), None) for r, w in zip(right.to_list(), wrong.to_list())]
 
-# %% ../nbs/05_shapes.ipynb #92f58ca3
+# %% ../nbs/05_shapes.ipynb #33cc084d
 class LabelTask(Task):
     "One label for each row: its answer is right, the other labels' answers are wrong."
     whole = False
@@ -61,7 +61,7 @@ class LabelTask(Task):
     def answer_forms(self, df, chosen, lent):
         return Answers(self._at(df, chosen.ask, chosen.wording), _label_forms(self.prompts, self.names), {})
 
-# %% ../nbs/05_shapes.ipynb #9c38696a
+# %% ../nbs/05_shapes.ipynb #44edcfd5
 class MultiLabelTask(Task):
     "Any number of labels for each row: answers of its labels are right, all others wrong."
     kind, whole = "multilabel", False
@@ -83,7 +83,7 @@ class MultiLabelTask(Task):
             on[long["at"].to_numpy(), long["n"].to_numpy()] = True
         return np.column_stack([on, ~on.any(axis=1)]) if self.none else on
 
-# %% ../nbs/05_shapes.ipynb #dd19128a
+# %% ../nbs/05_shapes.ipynb #7c209664
 @patch
 def _flags(self:MultiLabelTask, df):
     "The flag columns as booleans; `KoflanError` when one holds anything but 0 and 1."
@@ -94,7 +94,7 @@ def _flags(self:MultiLabelTask, df):
         if len(off): raise KoflanError(f"{self.name}: {o!r} is {off[o][0]} in row {off['_row'][0]}, not 0 or 1")
     return df.select(pl.col(o).cast(pl.Float64) == 1 for o in self.flags)
 
-# %% ../nbs/05_shapes.ipynb #99439bf1
+# %% ../nbs/05_shapes.ipynb #f8d530a5
 def _answer_lists(prompts, names, keys):
     "Right and wrong answers for rows of (ask, wording, marks), and why such rows are left out."
     for ask, w, *marks in keys.tolist():
@@ -118,7 +118,7 @@ def answers(self:MultiLabelTask, df, chance):
 def answer_forms(self:MultiLabelTask, df, chosen, lent):
     return Answers(*self._forms(df, chosen.ask, chosen.wording), {})
 
-# %% ../nbs/05_shapes.ipynb #cf85b385
+# %% ../nbs/05_shapes.ipynb #6ebc376b
 class ChoiceTask(Task):
     "Rows that carry their own answers: the one that `gold` counts to is right."
     kind, whole = "choice", False
@@ -133,7 +133,7 @@ class ChoiceTask(Task):
         "The answers of every row, in order."
         return pl.col(self.choices) if isinstance(self.choices, str) else pl.concat_list(pl.col(o).cast(pl.String) for o in self.choices)
 
-# %% ../nbs/05_shapes.ipynb #6ea17566
+# %% ../nbs/05_shapes.ipynb #569afe15
 @patch
 def _gold(self:ChoiceTask, df):
     if (kind := df.schema[self.gold]).is_integer() or kind in (pl.Boolean, pl.Null): return df[self.gold].cast(pl.Int64)
@@ -150,7 +150,7 @@ def answers(self:ChoiceTask, df, chance):
     twice = pl.col("_all").list.n_unique() < pl.col("_all").list.len()
     return df.with_columns(_why=pl.when(twice).then(pl.lit("repeated_choice")).otherwise(pl.lit(None, dtype=pl.String)))
 
-# %% ../nbs/05_shapes.ipynb #9f43c9ec
+# %% ../nbs/05_shapes.ipynb #47966f53
 @patch
 def _choice_columns(self:ChoiceTask, df):
     "The choices as columns, and how many each row has."
@@ -170,7 +170,7 @@ def answer_forms(self:ChoiceTask, df, chosen, lent):
     first = np.cumsum([0, 1, *range(1, len(names))]) # of the forms with 0, 1, 2... choices
     return Answers(first[n] + np.where(off, 0, gold), forms, cols.fill_null("").to_dict(), bad)
 
-# %% ../nbs/05_shapes.ipynb #b8125dc5
+# %% ../nbs/05_shapes.ipynb #192bd92b
 class Ring:
     "What the rows of a split lend each other, in circles: one for each group, in the order of their hashes."
     def __init__(self,
@@ -193,7 +193,7 @@ class Ring:
         start, size, step = self.start[at, None], self.size[at, None], np.arange(1, window + 1)
         return self.order[start + (at[:, None] - start + step) % size], step < size
 
-# %% ../nbs/05_shapes.ipynb #1cd28fc8
+# %% ../nbs/05_shapes.ipynb #bdeb0b26
 def _first(k, keep, most):
     "The first `most` of the kept values of each row, each value once."
     for j in range(1, k.shape[1]): keep[:, j] &= ~((k[:, :j] == k[:, j:j + 1]) & keep[:, :j]).any(axis=1)
@@ -234,7 +234,7 @@ class LendingTask(Task):
         doubtful = texts.select(pl.any_horizontal(pl.all().str.strip_chars() == "", pl.col("right").is_null()).fill_null(False)).to_series().to_numpy()
         return Answers(has.sum(axis=1), forms, texts.fill_null("").to_dict(), doubtful)
 
-# %% ../nbs/05_shapes.ipynb #209770d2
+# %% ../nbs/05_shapes.ipynb #81aef43c
 class SpanTask(LendingTask):
     "Questions on a paragraph: negatives are the answers to other questions on the same paragraph."
     kind, purpose = "mrc", "paragraph"
@@ -249,7 +249,7 @@ class SpanTask(LendingTask):
         first = tidy_expr(self.found.list.first())
         return df.select("_row", group=pl.col(self.context).hash(), text=first, c=normal_form_expr(first)).with_columns(code=pl.col("c").hash())
 
-# %% ../nbs/05_shapes.ipynb #6afa9260
+# %% ../nbs/05_shapes.ipynb #52c11913
 def _clash(c, keys):
     "Does a text contain, or is it contained in, one of a list of texts? bool, as long as `c`."
     n = keys.list.len().to_numpy()
@@ -272,7 +272,7 @@ def wrong(self:SpanTask, df, ring):
     keep[at[clash], step[clash]] = False
     return _chosen(ring, other, keep, self.most)
 
-# %% ../nbs/05_shapes.ipynb #0ebee6b1
+# %% ../nbs/05_shapes.ipynb #af87625f
 class BorrowTask(LendingTask):
     "Rows with a question and its answer: wrong answers are those of other rows of the same group."
     kind = "choice"
@@ -287,7 +287,7 @@ class BorrowTask(LendingTask):
         said = lambda o: normal_form_expr(pl.col(o)).hash()
         return df.select("_row", group=pl.col(self.group).hash(), text=self.reply, q=said(self.asked), code=said(self.reply))
 
-# %% ../nbs/05_shapes.ipynb #ac6ee434
+# %% ../nbs/05_shapes.ipynb #94556f47
 def _pair(q, code): return mix(q) ^ code
 
 @patch

@@ -6,7 +6,7 @@
 __all__ = ['SAMPLES', 'SPLITS', 'UNREADABLE', 'CONVERTED', 'UNREACHED', 'CHUNK', 'CARVED', 'SourceError', 'MissingSplit',
            'find_mirror', 'forbids', 'HubSource', 'Part', 'Frames']
 
-# %% ../nbs/03_sources.ipynb #4a05fe3c
+# %% ../nbs/03_sources.ipynb #eb3c7ad2
 import json
 import os
 import re
@@ -31,14 +31,14 @@ from .chance import key, mix
 from .korean import PLAIN, WHITE, tidy_expr
 from .schema import KoflanError, unknown
 
-# %% ../nbs/03_sources.ipynb #139c537f
+# %% ../nbs/03_sources.ipynb #b2a5d791
 class SourceError(KoflanError):
     "A source that cannot be read, or is not what its declaration says."
 
 class MissingSplit(SourceError):
     "The place we read from holds the repository, but not this split of it."
 
-# %% ../nbs/03_sources.ipynb #eef9e5cc
+# %% ../nbs/03_sources.ipynb #4fc06122
 SAMPLES = Path(str(files("koflan")/"samples"))
 
 def find_mirror(
@@ -52,7 +52,7 @@ def find_mirror(
         raise KoflanError(f"mirror {mirror}: not a readable folder (want a folder of repositories, DIR/owner/name, or the word samples)")
     return path
 
-# %% ../nbs/03_sources.ipynb #6b7a1dd9
+# %% ../nbs/03_sources.ipynb #bd7750aa
 SPLITS = ("train", "validation", "test")
 
 def forbids(
@@ -61,7 +61,7 @@ def forbids(
     "Does a licence keep us from publishing what is made from the data?"
     return bool({"nd", "nc", "proprietary", "unknown", ""} & set(licence.lower().split("-")))
 
-# %% ../nbs/03_sources.ipynb #6654939c
+# %% ../nbs/03_sources.ipynb #c76d1772
 class HubSource:
     "One configuration of a dataset repository on the Hugging Face Hub."
     def __init__(self,
@@ -84,7 +84,7 @@ class HubSource:
 
     def __repr__(self): return f"HubSource({self.repo}{'/' + self.config if self.config else ''}: {', '.join(self.splits)})"
 
-# %% ../nbs/03_sources.ipynb #e092776c
+# %% ../nbs/03_sources.ipynb #41abf382
 @patch(as_prop=True)
 def derivable(self:HubSource) -> bool:
     "May data made from it be published?"
@@ -111,7 +111,7 @@ def names_of(self:HubSource,
     if column not in self.names: raise SourceError(f"{self.repo}: {unknown('label column', column, self.names)}")
     return tuple(self.names[column])
 
-# %% ../nbs/03_sources.ipynb #d1f7eaa5
+# %% ../nbs/03_sources.ipynb #e9cc61d6
 class Part(NamedTuple):
     "Rows of one configuration and split, read by pieces."
     rows: int # how many there are
@@ -134,7 +134,7 @@ def _open_samples(self:HubSource, config, split):
     if out.is_empty(): raise MissingSplit(f"{path.relative_to(SAMPLES.parent)} has no row of split {split!r}")
     return _of_frame(out)
 
-# %% ../nbs/03_sources.ipynb #845ed04c
+# %% ../nbs/03_sources.ipynb #5c8b76f3
 def _builder(path, config, cache=None):
     import datasets
     if not sys.stderr.isatty(): datasets.disable_progress_bars()
@@ -145,7 +145,7 @@ def _builder(path, config, cache=None):
         raise SourceError(f"{path}: {str(e).splitlines()[0]}") from e
     except Exception as e: raise SourceError(f"{path}: {str(e).splitlines()[0]}") from e
 
-# %% ../nbs/03_sources.ipynb #80b0013b
+# %% ../nbs/03_sources.ipynb #218985d5
 _CONFIGS = re.compile(r"\A---\n(?:(?!---\n).*\n)*?configs:\n((?:[ -](?!--).*\n)+)")
 _PLAIN = re.compile(r"(?:[\w-][\w.-]*/)*[\w-][\w.-]*\*?[\w.-]*") # a path with one star at most, in its file name
 
@@ -165,7 +165,7 @@ def _in_card(path, config):
     held = {split: sorted(map(str, path.glob(o))) for split, o in listed.items()}
     return held if all(files and all(o.endswith(".parquet") for o in files) for files in held.values()) else None
 
-# %% ../nbs/03_sources.ipynb #ee1719db
+# %% ../nbs/03_sources.ipynb #8f81b28f
 def _label_names(metadata):
     "Column -> its label names, as `datasets` writes them into a parquet file."
     info = json.loads((metadata or {}).get(b"huggingface", "{}")).get("info", {}).get("features") or {}
@@ -208,12 +208,15 @@ def _readable(what):
     try: yield
     except UNREADABLE as e: raise SourceError(f"{what} is not readable ({(str(e) or type(e).__name__).splitlines()[0]})") from e
 
-def _differing(columns, schema, first):
+def _differing(columns, head, first):
     "What keeps a file from being read together with the first one."
-    if missing := [o for o in columns if o not in schema]: return unknown("column", missing[0], schema)
+    there = head.schema.to_arrow_schema().names
+    if missing := [o for o in columns if o not in there]: return unknown("column", missing[0], there)
+    if head is first: return
+    ours, theirs = _empty(head).schema, _empty(first).schema
     alike = lambda a, b: a == b or (a.is_integer() and b.is_integer())
-    other = next((o for o in columns if not alike(schema[o], first[o])), None)
-    if other: return f"{other!r} is {schema[other]}, not {first[other]} as in the files before"
+    other = next((o for o in columns if not alike(ours[o], theirs[o])), None)
+    if other: return f"{other!r} is {ours[other]}, not {theirs[other]} as in the files before"
 
 def _empty(head): return pl.from_arrow(head.schema.to_arrow_schema().empty_table())
 
@@ -223,13 +226,13 @@ def _open_parquet(self:HubSource, paths, split):
     heads = []
     for path, name in zip(paths, named):
         with _readable(name): heads.append(read_metadata(path))
-        if wrong := _differing(self.columns, _empty(heads[-1]).schema, _empty(heads[0]).schema): raise SourceError(f"{name}: {wrong}")
+        if wrong := _differing(self.columns, heads[-1], heads[0]): raise SourceError(f"{name}: {wrong}")
     size = sum(o.row_group(i).total_byte_size for o in heads for i in range(o.num_row_groups))
     def pieces(start, stop, step):
         return _frames_of(_batches(paths, heads, named, list(self.columns), start, stop, step), step) if start < stop else [_empty(heads[0])]
     return Part(sum(o.num_rows for o in heads), size, pieces, _label_names(heads[0].metadata))
 
-# %% ../nbs/03_sources.ipynb #60d95c19
+# %% ../nbs/03_sources.ipynb #c1e0d8f7
 @patch
 def _open_folder(self:HubSource, path, config, split):
     held = _in_card(path, config)
@@ -251,7 +254,7 @@ def _of_dataset(ds, cache=None):
     arrow = ds.with_format("arrow")
     return _sliced(len(ds), ds.data.nbytes, lambda start, stop, _=cache: pl.from_arrow(arrow[start:stop]), ds.features)
 
-# %% ../nbs/03_sources.ipynb #4ec67274
+# %% ../nbs/03_sources.ipynb #effff69a
 CONVERTED = "refs/convert/parquet"
 UNREACHED = [] # repositories that this process failed to reach for want of a connection
 
@@ -284,42 +287,47 @@ def _open_converted(self:HubSource, config, split):
     try: return _of_dataset(load_dataset("parquet", data_files={split: url}, split=split))
     except Exception as e: raise SourceError(f"{self.repo}: its main branch is a loading script and {CONVERTED} is not to be had ({type(e).__name__})") from e
 
-# %% ../nbs/03_sources.ipynb #edf05b1f
+# %% ../nbs/03_sources.ipynb #3525fda0
 def _number(col, dtype, names):
     "A label expression as 0, 1, 2...; -1 and null mean no label."
     if dtype == pl.String: return col.replace_strict(list(names), range(len(names)), return_dtype=pl.Int64)
     return col.cast(pl.Int64).replace(-1, None)
 
 @patch
-def _labels(self:HubSource, df, features, first=0):
-    df = df.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
-    for col, names in self.names.items():
-        feature = features.get(col)
-        found = getattr(getattr(feature, "feature", feature), "names", None)
-        if found and tuple(found) != tuple(names): raise SourceError(f"{self.repo}: {col!r} has the labels {found}, not {list(names)}")
-        flat = df[col].explode().drop_nulls() if df[col].dtype == pl.List else df[col].drop_nulls()
-        flat = flat.cast(pl.Int64) if flat.dtype == pl.Boolean else flat
-        known = [*names] if flat.dtype == pl.String else [-1, *range(len(names))]
-        if not (flat.dtype == pl.String or flat.dtype.is_integer() or flat.dtype in (pl.Null, pl.Boolean)): raise SourceError(f"{self.repo}: {col!r} is {df[col].dtype}, not a label")
-        within = flat.dtype.is_integer() and len(flat) and -1 <= flat.min() and flat.max() < len(names)
-        if not within and (strange := flat.filter(~flat.is_in(known)).unique().to_list()):
-            at = df[col].list.contains(min(strange)) if df[col].dtype == pl.List else df[col] == min(strange)
-            raise SourceError(f"{self.repo}: label {min(strange)!r} in {col!r} is none of {known} (row {first + at.arg_true()[0]})")
-        number = _number(pl.element(), flat.dtype, names) if df[col].dtype == pl.List else _number(pl.col(col), flat.dtype, names)
-        df = df.with_columns(pl.col(col).list.eval(number) if df[col].dtype == pl.List else number)
-    return df
+def _label(self:HubSource, df, col, names, features, first):
+    "Check a label column; its numbers as an expression, None where they are there already."
+    feature, kind = features.get(col), df.schema[col]
+    found = getattr(getattr(feature, "feature", feature), "names", None)
+    if found and tuple(found) != tuple(names): raise SourceError(f"{self.repo}: {col!r} has the labels {found}, not {list(names)}")
+    flat = df[col].explode() if kind == pl.List else df[col]
+    if not (flat.dtype == pl.String or flat.dtype.is_integer() or flat.dtype in (pl.Null, pl.Boolean)): raise SourceError(f"{self.repo}: {col!r} is {kind}, not a label")
+    if flat.dtype.is_integer() and 0 <= (flat.min() or 0) and (flat.max() or 0) < len(names): return None if flat.dtype == pl.Int64 else pl.col(col).cast(pl.List(pl.Int64) if kind == pl.List else pl.Int64)
+    self._strange(df, col, flat.drop_nulls(), names, first)
+    return pl.col(col).list.eval(_number(pl.element(), flat.dtype, names)) if kind == pl.List else _number(pl.col(col), flat.dtype, names)
 
-# %% ../nbs/03_sources.ipynb #30257154
 @patch
-def _seam(self:HubSource, df, features, first=0):
-    if missing := [o for o in self.columns if o not in df.columns]: raise SourceError(f"{self.repo}: {unknown('column', missing[0], df.columns)}")
-    df = self._labels(df.select(self.columns).with_columns(**self.derive), features, first)
-    texts, lists = ([pl.col(o) for o, t in df.schema.items() if t == want] for want in (pl.String, pl.List(pl.String)))
-    odd = pl.any_horizontal(pl.lit(False), *(o.str.contains(f"[^{PLAIN}]").fill_null(False) for o in texts))
-    tidied = [pl.when("_odd").then(tidy_expr(o)).otherwise(o.str.strip_chars(WHITE)) for o in texts]
-    return df.with_columns(_odd=odd).with_columns(*tidied, *(o.list.eval(tidy_expr(pl.element())) for o in lists))
+def _strange(self:HubSource, df, col, flat, names, first):
+    known = [*names] if flat.dtype == pl.String else [-1, *range(len(names))]
+    flat = flat.cast(pl.Int64) if flat.dtype == pl.Boolean else flat
+    if not (odd := flat.filter(~flat.is_in(known)).unique().to_list()): return
+    at = df[col].list.contains(min(odd)) if df[col].dtype == pl.List else df[col] == min(odd)
+    raise SourceError(f"{self.repo}: label {min(odd)!r} in {col!r} is none of {known} (row {first + at.arg_true()[0]})")
 
-# %% ../nbs/03_sources.ipynb #f84b6599
+# %% ../nbs/03_sources.ipynb #911cf5ba
+@patch
+def _seam(self:HubSource, df, features, first=0, config=None):
+    if missing := [o for o in self.columns if o not in df.columns]: raise SourceError(f"{self.repo}: {unknown('column', missing[0], df.columns)}")
+    df = df.select(self.columns)
+    if self.derive: df = df.with_columns(**self.derive)
+    if named := [o for o, t in df.schema.items() if t in (pl.Categorical, pl.Enum)]: df = df.with_columns(pl.col(named).cast(pl.String))
+    labels = [o for o in (self._label(df, col, names, features, first) for col, names in self.names.items()) if o is not None]
+    texts, lists = ([pl.col(o) for o, t in df.schema.items() if t == want and o not in self.names] for want in (pl.String, pl.List(pl.String)))
+    odd = pl.any_horizontal(*(o.str.contains(f"[^{PLAIN}]") for o in texts)).fill_null(False) if texts else pl.lit(False)
+    df = df.with_columns(*labels, odd.alias("_odd"), pl.lit(config or "default").alias("_config"))
+    tidied = [pl.when("_odd").then(tidy_expr(o)).otherwise(o.str.strip_chars(WHITE)) for o in texts]
+    return df.with_columns(*tidied, *(o.list.eval(tidy_expr(pl.element())) for o in lists))
+
+# %% ../nbs/03_sources.ipynb #5972e177
 @patch
 def place(self:HubSource,
     mirror:str|None=None, # as for `find_mirror`
@@ -343,7 +351,7 @@ def _held(self:HubSource, mirror, parts):
     if len(parts) == 1 or self.place(mirror) != "samples": return parts
     return [o for o in parts if _has_sample(self.repo, o[0])] or parts[:1]
 
-# %% ../nbs/03_sources.ipynb #d40b5d85
+# %% ../nbs/03_sources.ipynb #7532d96b
 CHUNK = 4 << 20 # bytes of source rows that are taken at once
 
 class Frames:
@@ -369,7 +377,7 @@ class Frames:
 
     def _mine(self, df): return df if self.keep is None else df.filter(pl.Series(self.keep[df["_row"].to_numpy()]))
 
-# %% ../nbs/03_sources.ipynb #05afadce
+# %% ../nbs/03_sources.ipynb #a4962920
 @patch
 def _seamed(self:Frames, start, stop, step):
     "Pieces of the parts, checked."
@@ -379,7 +387,7 @@ def _seamed(self:Frames, start, stop, step):
         at = [before + low]
         def seam(df):
             at[0] += len(df)
-            return self.source._seam(df, part.features, at[0] - len(df)).with_columns(_config=pl.lit(config or "default"))
+            return self.source._seam(df, part.features, at[0] - len(df), config)
         if low < high or not self.rows: yield from map(seam, part.pieces(low, high, step))
         before += part.rows
 
@@ -397,7 +405,7 @@ def _checked(self:Frames, start, stop, step):
         if sum(map(len, held)) >= step or not self.rows: yield join()
     if held: yield join()
 
-# %% ../nbs/03_sources.ipynb #842dd38a
+# %% ../nbs/03_sources.ipynb #25145764
 CARVED = .1 # share of the rows held out as test
 
 @patch
@@ -409,7 +417,7 @@ def _kept_of(self:HubSource, frames):
     held = mix(first[which].astype(np.uint64) ^ np.uint64(key("carve", self.repo))) < np.uint64(int(CARVED * 2**64))
     return held if frames.split == "test" else ~held
 
-# %% ../nbs/03_sources.ipynb #ee88376f
+# %% ../nbs/03_sources.ipynb #365d91d0
 @patch
 def open(self:HubSource,
     split:str, # koflan's split name
