@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'ROWS', 'SINKS', 'source_files', 'recipe', 'digest', 'Job', 'Lines', 'RowGroups', 'write_part',
-           'entries_of', 'build_job', 'build_file', 'build_part', 'join', 'Survey', 'read_survey', 'survey']
+           'entries_of', 'build_job', 'build_file', 'open_job', 'build_part', 'join', 'Survey', 'read_survey', 'survey']
 
 # %% ../nbs/28_shards.ipynb #2795bf20
 import io
@@ -217,7 +217,19 @@ def build_file(
     "Build one file in this process."
     return build_job(Job(cls, split, str(out), mirror, dict(seed=seed, cap=cap, **options)))[0]
 
-# %% ../nbs/28_shards.ipynb #9e3aa61a
+# %% ../nbs/28_shards.ipynb #5df21008
+def open_job(
+    job:Job, # a split
+    shard_rows:int, # build at once what has no more rows
+    at_once:bool=True, # may it be built before the others are known?
+): # entries of the manifest, or the number of rows
+    "Open a split, and build it where that is quickly done."
+    if at_once and (old := entries_of(job)): return old
+    rows = job.cls.source.open(job.split, job.mirror).rows
+    small = job.cls.whole or rows <= shard_rows
+    return build_job(job) if at_once and small and "max_shard_rows" not in job.options else rows
+
+# %% ../nbs/28_shards.ipynb #46ef00a5
 def _part(job, start, stop): return f".koflan/parts/{job.name}/{start:010}-{stop:010}.{job.format}"
 
 def build_part(
@@ -236,7 +248,7 @@ def build_part(
     store.write(part, f"{name}.json")
     return part
 
-# %% ../nbs/28_shards.ipynb #2745708c
+# %% ../nbs/28_shards.ipynb #51f639b3
 def _blocks(store, parts, size):
     "The records of the parts, cut into blocks of `size` of them: (number of the file, bytes or records)."
     at = 0
@@ -256,7 +268,7 @@ class _Raw(NamedTuple):
     @property
     def records(self): return self.data
 
-# %% ../nbs/28_shards.ipynb #c6a0d5b4
+# %% ../nbs/28_shards.ipynb #fe9b5ec7
 def _write_blocks(job, name, blocks):
     kept = 0
     with Store(job.out).writing(name) as f:
@@ -294,7 +306,7 @@ def join(
     store.remove([o["name"] + end for o in parts for end in ("", ".json")])
     return entries
 
-# %% ../nbs/28_shards.ipynb #e0e2cedb
+# %% ../nbs/28_shards.ipynb #a8ae534e
 class Survey(NamedTuple):
     "What a range of rows would give."
     rows: int # rows at the source
@@ -317,7 +329,7 @@ def read_survey(
         return Survey(counts["rows"], counts["dropped"], held["numbers"], keys)
     except (ValueError, OSError, EOFError, LookupError, BadZipFile, zlib.error): return None
 
-# %% ../nbs/28_shards.ipynb #01821019
+# %% ../nbs/28_shards.ipynb #39b99b6a
 def survey(
     job:Job, # a split
     start:int, # first row
