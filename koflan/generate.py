@@ -14,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import yaml
 from fastcore.basics import patch
 from fastcore.script import call_parse
@@ -364,8 +365,8 @@ def _carry_out(store, jobs, course, pool, held, progress, asked):
     works = run(course.begin(), course.then, pool)
     try:
         bar = tqdm(works, total=len(jobs), desc="koflan_generate", disable=None) if progress else works
-        for known, work, _ in bar:
-            if hasattr(bar, "set_postfix_str"): bar.total = known
+        for known, *_ in bar:
+            if progress: bar.total = known
     finally: pool.close()
     try: _finish(store, course, held)
     except OSError as e: course.failed[f"{MANIFEST}."] = f"cannot be written ({e.strerror or e})"

@@ -341,7 +341,7 @@ def survey(
     if read_survey(job, name): return name
     found = list(_stream(job, start, stop, keys=keys))
     numbers = np.concatenate([np.empty(0, np.int64), *(o.numbers for o in found)]).astype(np.int64)
-    held = {k: pl.concat([o.keys[k] for o in found]).to_numpy() for k in ("exact", "normal")} if keys and found else {}
+    held = {k: np.concatenate([np.empty(0, np.uint64), *(o.keys[k].to_numpy() for o in found)]) for k in ("exact", "normal")} if keys else {}
     counts = dict(rows=sum(o.rows for o in found), dropped=tally(o.dropped for o in found))
     np.savez(data := io.BytesIO(), numbers=numbers, counts=json.dumps(counts), **held)
     Store(job.out).write(data.getvalue(), name)
