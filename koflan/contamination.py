@@ -24,7 +24,8 @@ from .korean import normal_form_expr
 from .schema import KoflanError, read_records, unknown, user_errors, whole_file, write_json, write_records, write_text
 from .sources import SPLITS
 from .task import find_tasks
-from .verify import check_sums, file_sha, read_manifest
+from .store import file_sha
+from .verify import check_sums, read_manifest
 
 # %% ../nbs/32_contamination.ipynb #8d508326
 def _pattern(template):
@@ -299,7 +300,7 @@ def drop(self:Overlaps,
             done = [self._cleaned(i, e, new) if e["recipe"]["split"] == "train" else _copied(self.folder, e, new) for i, e in enumerate(self.held["files"])]
             left = [e for e in done if e["sha256"]]
             write_json(self.held | dict(files=left), new/"manifest.json")
-            write_text(card(left), new/"README.md")
+            write_text(card(left, self.held.get("holdout")), new/"README.md")
             os.replace(new, out)
     except OSError as e: raise KoflanError(f"{out}: cannot write there ({e.strerror})") from e
     return [e for e in done if e["recipe"]["split"] == "train"]

@@ -78,7 +78,7 @@ def test_choices_do_not_depend_on_the_workers(hub, tmp_path):
 
 # ---- formats
 
-@pytest.mark.parametrize("args", [["--format", "parquet"], ["--max_shard_rows", 7000], ["--format", "parquet", "--max_shard_rows", 30_000]], ids=" ".join)
+@pytest.mark.parametrize("args", [["--format", "parquet"], ["--max_shard_rows", 7000], ["--format", "parquet", "--max_shard_rows", 30_000]], ids=["parquet", "shards", "parquet-shards"])
 def test_formats(args, hub, whole, tmp_path):
     "Other files, the same records; `datasets` reads them, streaming too; and they verify."
     import datasets
