@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['LOST', 'TRIES', 'ENGINES', 'Work', 'Done', 'do', 'run', 'Here', 'Processes', 'Ray', 'make_pool']
 
-# %% ../nbs/29_engines.ipynb #72714086
+# %% ../nbs/29_engines.ipynb #e50b3050
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
+from socket import create_connection
 from threading import Thread
 from typing import NamedTuple
 
@@ -28,12 +30,14 @@ class Work(NamedTuple):
     job: object # its first argument, a `Job`
     args: tuple = () # its other arguments
 
+# %% ../nbs/29_engines.ipynb #843cd67e
 class Done(NamedTuple):
     "What became of a work."
     value: object = None # what the function returned
     error: str|None = None # one line, when it failed
     missing: bool = False # is it only a split that the source does not have?
 
+# %% ../nbs/29_engines.ipynb #11d2a894
 def do(
     work:Work, # what to do
 ) -> Done: # never raises
@@ -44,7 +48,7 @@ def do(
     except OSError as e: return Done(error=f"{e.filename or work.job.out}: {e.strerror or e}" if e.errno else f"{type(e).__name__}: {e}")
     except Exception as e: return Done(error=f"{type(e).__name__}: {e}".splitlines()[0])
 
-# %% ../nbs/29_engines.ipynb #440c1211
+# %% ../nbs/29_engines.ipynb #3338db8c
 LOST = Done(error="lost") # its worker died
 TRIES = 3 # workers that one work may take down by itself
 
@@ -53,6 +57,7 @@ def _fit(waiting, flying, width):
     if not waiting or len(flying) >= width: return False
     return not flying or not (waiting[0][1] or any(tries for _, tries in flying.values()))
 
+# %% ../nbs/29_engines.ipynb #cfdb4e94
 def run(
     works:Iterable, # `Work` to do
     then:Callable, # (Work, Done) -> more works
@@ -73,7 +78,7 @@ def run(
                 finished += 1
                 yield finished + len(waiting) + len(flying), work, done
 
-# %% ../nbs/29_engines.ipynb #da701ef4
+# %% ../nbs/29_engines.ipynb #957f5c1a
 class _Ours:
     "A work that this process does itself."
     def __init__(self, work): self.work = work
@@ -86,13 +91,14 @@ class Here:
     def finished(self, handles): return [o.done() for o in handles]
     def close(self): pass
 
-# %% ../nbs/29_engines.ipynb #a8145862
+# %% ../nbs/29_engines.ipynb #902fd311
 def _leave_with_parent():
     def watch():
         parent_process().join()
         os._exit(1)
     Thread(target=watch, daemon=True).start()
 
+# %% ../nbs/29_engines.ipynb #ff739e8a
 class Processes:
     "Works in `n` processes."
     def __init__(self,
@@ -112,7 +118,7 @@ class Processes:
         for o in list((self.pool._processes or {}).values()): o.terminate()
         self.pool.shutdown(cancel_futures=True)
 
-# %% ../nbs/29_engines.ipynb #f17dd683
+# %% ../nbs/29_engines.ipynb #1193fb4f
 def _outcome(future):
     try: return future.result()
     except (BrokenProcessPool, EOFError, ConnectionError): return LOST
@@ -127,7 +133,14 @@ def finished(self:Processes, handles):
     self.pool = None # every work of a broken pool is lost
     return [(o, _outcome(o)) for o in handles]
 
-# %% ../nbs/29_engines.ipynb #3178d0c0
+# %% ../nbs/29_engines.ipynb #c3acbe36
+def _connect(ray, address):
+    "Ray itself would try for minutes, and then end the process."
+    try:
+        if re.fullmatch(r"[\w.-]+:\d+", address): create_connection(address.split(":"), 10).close()
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (OSError, ValueError, RuntimeError) as e: raise KoflanError(f"ray_address {address}: no Ray cluster answers there (ray start --head)") from e
+
 class Ray:
     "Works on a Ray cluster."
     def __init__(self,
@@ -137,8 +150,7 @@ class Ray:
         try: import ray
         except ImportError: raise KoflanError("--engine ray needs the package ray: pip install 'koflan[ray]'") from None
         self.ray, self.mine = ray, not ray.is_initialized()
-        try: self.mine and ray.init(address=address or "auto", log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, ValueError, RuntimeError) as e: raise KoflanError(f"ray_address {address}: no Ray cluster answers there (ray start --head)") from e
+        if self.mine: _connect(ray, address or "auto")
         self.do = ray.remote(num_cpus=1, max_retries=5)(do)
 
     @property
@@ -149,7 +161,7 @@ class Ray:
     def close(self):
         if self.mine: self.ray.shutdown()
 
-# %% ../nbs/29_engines.ipynb #30304fbb
+# %% ../nbs/29_engines.ipynb #d94556c0
 @patch
 def finished(self:Ray, handles):
     if ours := [o for o in handles if isinstance(o, _Ours)]: return [o.done() for o in ours]
@@ -162,7 +174,7 @@ def _outcome(self:Ray, handle):
     except (errors.WorkerCrashedError, errors.NodeDiedError, errors.ObjectLostError, errors.OutOfMemoryError, errors.LocalRayletDiedError): return LOST
     except errors.RayError as e: return Done(error=f"Ray: {str(e).splitlines()[0]}")
 
-# %% ../nbs/29_engines.ipynb #03000f5f
+# %% ../nbs/29_engines.ipynb #e3ee2293
 ENGINES = ("local", "ray")
 
 def make_pool(

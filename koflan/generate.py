@@ -85,6 +85,7 @@ def dedup(self:Chosen,
             for why, of in drop[o.cls.name].group_by("why", maintain_order=True):
                 self._keep(o, np.flatnonzero(~np.isin(self.numbers[o.name], of["number"].to_numpy())), why[0])
 
+# %% ../nbs/30_generate.ipynb #04d2cf03
 @patch
 def cap(self:Chosen,
     n:int|None, # records of each split at most
@@ -92,6 +93,7 @@ def cap(self:Chosen,
     "Leave out what is over the cap."
     for o in self.jobs: self._draw(o, n, "over_cap")
 
+# %% ../nbs/30_generate.ipynb #59d5b374
 @patch
 def mix(self:Chosen,
     rate_max:int|None, # records beyond so many count for nothing
@@ -107,7 +109,7 @@ def mix(self:Chosen,
         self._draw(o, quota[o.cls.name], "over_quota")
         self.more[o.name] = dict(rate=share[o.cls.name], quota=quota[o.cls.name])
 
-# %% ../nbs/30_generate.ipynb #66d2464b
+# %% ../nbs/30_generate.ipynb #ffd049d6
 class Course:
     "Which works a build is made of, and what follows of each."
     def __init__(self,
@@ -135,12 +137,13 @@ def _joint(job):
     "Does what stays depend on more than the split's own cap?"
     return "dedup" in job.options or "mixing" in job.options
 
-# %% ../nbs/30_generate.ipynb #7acd5d0a
+# %% ../nbs/30_generate.ipynb #e3cf5297
 @patch
 def _fail(self:Course, job, done):
     (self.missing if done.missing else self.failed)[job.name] = done.error
     return self._ready(job)
 
+# %% ../nbs/30_generate.ipynb #977ffd6a
 @patch
 def _opened(self:Course, job, got, *_):
     if isinstance(got, list): return self._joined(job, got)
@@ -155,6 +158,7 @@ def _surveyed(self:Course, job, name, start, *_):
     self.surveys[job.name][start] = name
     return self._ready(job) if len(self.surveys[job.name]) == len(self.ranges[job.name]) else []
 
+# %% ../nbs/30_generate.ipynb #1ca45daa
 @patch
 def _ready(self:Course, job):
     "A split is surveyed, or has failed: choose, as soon as all are known that must be."
@@ -166,7 +170,7 @@ def _ready(self:Course, job):
 @patch
 def _lost(self:Course, job): return job.name in self.failed or job.name in self.missing
 
-# %% ../nbs/30_generate.ipynb #0d85bf49
+# %% ../nbs/30_generate.ipynb #b4c6b2a2
 @patch
 def _choose(self:Course, jobs):
     "Decide what stays, then build it."
@@ -188,7 +192,7 @@ def _among(job):
     "Does what stays depend on other tasks?"
     return job.options.get("dedup") == "all" or "mixing" in job.options
 
-# %% ../nbs/30_generate.ipynb #cb8fa0c2
+# %% ../nbs/30_generate.ipynb #72ccad29
 @patch
 def _start(self:Course, job, only=None):
     made = self.made[job.name] = job.recipe
@@ -209,7 +213,7 @@ def _joined(self:Course, job, entries, *_):
     self.done[job.name] = entries
     return []
 
-# %% ../nbs/30_generate.ipynb #08d382f9
+# %% ../nbs/30_generate.ipynb #e1a69b82
 def _front(entries):
     entries = [e for e in entries if e["kept"]] # `datasets` cannot read a file without a line
     splits = [o for o in SPLITS if any(e["recipe"]["split"] == o for e in entries)]
@@ -225,7 +229,7 @@ def closed(
     "Tasks whose source forbids publishing what is made from it."
     return sorted({e["recipe"]["task"] for e in entries if forbids(e["recipe"]["source"]["licence"])})
 
-# %% ../nbs/30_generate.ipynb #7db1dd17
+# %% ../nbs/30_generate.ipynb #94c4c46c
 def by_split(
     entries:list, # entries of a manifest
 ) -> list: # one for each task and split
@@ -236,12 +240,13 @@ def by_split(
         old.update(rows=old["rows"] + e["rows"], kept=old["kept"] + e["kept"], dropped=tally([old["dropped"], e["dropped"]]))
     return list(out.values())
 
+# %% ../nbs/30_generate.ipynb #74b4ebab
 def _left_out(holdout):
     if not holdout: return ""
     rows = [f"| {k} | {why} |" for k, why in sorted(holdout["left_out"].items())]
     return "\n".join([f"\n## 빼 둔 태스크\n\n`--holdout {holdout['what']}`: 아래 태스크의 레코드는 이 데이터에 없습니다.\n", "| 태스크 | 까닭 |", "|---|---|", *rows, ""])
 
-# %% ../nbs/30_generate.ipynb #84eccf98
+# %% ../nbs/30_generate.ipynb #cca0520d
 def card(
     entries:list, # entries of a manifest
     holdout:dict|None=None, # what was held out, as in the manifest
@@ -255,7 +260,7 @@ def card(
         "\n```python\nfrom datasets import load_dataset\nload_dataset(\"data\")  # 이 폴더의 경로, 또는 Hub의 이름\n```\n",
         "| 태스크 | 종류 | split | 레코드 | 원본 | 사용 허가 |", "|---|---|---|---:|---|---|", *rows, _left_out(holdout)])
 
-# %% ../nbs/30_generate.ipynb #57d09b79
+# %% ../nbs/30_generate.ipynb #588ff017
 MANIFEST, HOLDOUT = "manifest.json", ".koflan/holdout.json"
 
 def _entries(store):
@@ -264,6 +269,7 @@ def _entries(store):
     whole = [o for o in notes if isinstance(o, list) and all(e["file"] in there for e in o)]
     return sorted((e for o in whole for e in o), key=lambda e: (SPLITS.index(e["recipe"]["split"]), e["recipe"]["task"], e["file"]))
 
+# %% ../nbs/30_generate.ipynb #4ed2d6e5
 def _sweep(store, entries, course):
     "Take away what this build has no use for any more."
     known, ours = {e["file"] for e in entries}, "|".join(re.escape(o.replace(".", "/", 1)) for o in course.done)
@@ -279,7 +285,7 @@ def _finish(store, course, holdout=None):
         store.write(card(entries, holdout), "README.md")
     _sweep(store, entries, course)
 
-# %% ../nbs/30_generate.ipynb #564ccb17
+# %% ../nbs/30_generate.ipynb #f82a2497
 def _hold(store, classes, what):
     "The classes to build, and what the manifest says of those held out."
     old = store.read_json(HOLDOUT) or {}
@@ -298,7 +304,7 @@ def _one_format(store, jobs):
         if f"{e['recipe']['split']}.{e['recipe']['task']}" not in ours and not e["file"].endswith(f".{jobs[0].format}"):
             raise KoflanError(f"{store} holds {e['file']}; `datasets` cannot read two formats in one folder: name another")
 
-# %% ../nbs/30_generate.ipynb #dafb09f1
+# %% ../nbs/30_generate.ipynb #7d06d2c6
 def _one_of(what, name, known):
     if name not in known: raise KoflanError(unknown(what, name, known))
 
@@ -306,6 +312,7 @@ def _at_least_1(**numbers):
     for k, n in numbers.items():
         if n is not None and n < 1: raise KoflanError(f"{k} is {n}; want 1 or more")
 
+# %% ../nbs/30_generate.ipynb #9fda5d99
 def _mixing(classes, mixing, rate_max, total, weights):
     if not mixing or mixing == "none":
         if total is not None or weights: raise KoflanError(f"{'total' if total is not None else 'weights'} is of no use without --mixing proportional")
@@ -314,12 +321,13 @@ def _mixing(classes, mixing, rate_max, total, weights):
     held = weights if isinstance(weights, dict) else read_weights(weights, classes) if weights else {}
     return dict(how=mixing, rate_max=rate_max, total=total, weights={k: w for k, w in sorted(held.items()) if w != 1})
 
+# %% ../nbs/30_generate.ipynb #3f8c9f16
 def _options(classes, split, base, format, max_shard_rows, dedup, mixing):
     "The options of a recipe; those that are not as usual are named."
     more = dict(format=format if format != "jsonl" else None, max_shard_rows=max_shard_rows, dedup=dedup if dedup != "none" else None, mixing=mixing if split == "train" else None)
     return base | {k: o for k, o in more.items() if o is not None}
 
-# %% ../nbs/30_generate.ipynb #a6733598
+# %% ../nbs/30_generate.ipynb #317bfca5
 def generate(
     tasks, # task classes, or comma-separated names and globs
     output_dir="data", # where the files go: a folder, or an fsspec URL
@@ -359,7 +367,7 @@ def generate(
         _one_format(store, jobs)
         return _carry_out(store, jobs, Course(jobs, shard_rows), make_pool(engine, num_proc, ray_address), held, progress, bool(splits))
 
-# %% ../nbs/30_generate.ipynb #9928b155
+# %% ../nbs/30_generate.ipynb #0e207868
 def _carry_out(store, jobs, course, pool, held, progress, asked):
     "Do all works; one that fails does not stop the others."
     works = run(course.begin(), course.then, pool)
@@ -375,7 +383,7 @@ def _carry_out(store, jobs, course, pool, held, progress, asked):
     entries = sorted((e for o in course.done.values() for e in o), key=lambda e: (e["recipe"]["task"], SPLITS.index(e["recipe"]["split"]), e["file"]))
     return entries, named(course.failed), named(course.missing)
 
-# %% ../nbs/30_generate.ipynb #89ed31e1
+# %% ../nbs/30_generate.ipynb #57fcc887
 def summary(
     entries:list, # entries built
 ) -> str: # a table
@@ -387,7 +395,7 @@ def summary(
     w = [max(len(r[i]) for r in rows) for i in range(4)]
     return "\n".join(f"{r[0]:<{w[0]}}  {r[1]:<{w[1]}}  {r[2]:>{w[2]}}  {r[3]:>{w[3]}}  {r[4]}".rstrip() for r in rows)
 
-# %% ../nbs/30_generate.ipynb #68ceeee4
+# %% ../nbs/30_generate.ipynb #56313a4e
 @call_parse
 def koflan_generate(
     tasks:str="*", # comma-separated task names or globs, as "nsmc,kobest_*"

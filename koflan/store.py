@@ -78,11 +78,11 @@ def _uploaded(store, name):
         yield tmp
         tmp.flush()
         at = f"{store.root}/{name}"
-        aside = at if store.fs.protocol in OBJECTS or set(store.fs.protocol) & set(OBJECTS) else f"{store.root}/.koflan/tmp/{uuid4().hex}.tmp"
-        store.fs.makedirs(aside.rpartition("/")[0], exist_ok=True)
-        store.fs.put_file(tmp.name, aside)
-        if aside != at:
-            store.fs.makedirs(at.rpartition("/")[0], exist_ok=True)
+        if store.fs.protocol in OBJECTS or set(store.fs.protocol) & set(OBJECTS): store.fs.put_file(tmp.name, at)
+        else:
+            aside = f"{store.root}/.koflan/tmp/{uuid4().hex}.tmp"
+            for o in (aside, at): store.fs.makedirs(o.rpartition("/")[0], exist_ok=True)
+            store.fs.put_file(tmp.name, aside)
             store.fs.mv(aside, at)
 
 @patch
@@ -96,6 +96,7 @@ def writing(self:Store,
     else:
         with whole_file(self.here/name) as tmp, open(tmp, "wb") as f: yield Hashed(f)
 
+# %% ../nbs/26_store.ipynb #94516502
 @patch
 def write(self:Store,
     data, # bytes, str, or anything `json` can write
@@ -105,7 +106,7 @@ def write(self:Store,
     if not isinstance(data, (bytes, str)): data = json.dumps(data, ensure_ascii=False, indent=1) + "\n"
     with self.writing(name) as f: f.write(data if isinstance(data, bytes) else data.encode("utf-8"))
 
-# %% ../nbs/26_store.ipynb #1c4ee4d5
+# %% ../nbs/26_store.ipynb #bd77603b
 @patch
 def open(self:Store,
     name:str, # path in the folder
@@ -113,6 +114,7 @@ def open(self:Store,
     "Open a file of the folder."
     return (self.here/name).open("rb") if self.here else self.fs.open(f"{self.root}/{name}", "rb")
 
+# %% ../nbs/26_store.ipynb #05b2f91a
 @patch
 def read(self:Store,
     name:str, # path in the folder
@@ -130,6 +132,7 @@ def read_json(self:Store,
     try: return json.loads(self.read(name) or b"null")
     except ValueError: return None
 
+# %% ../nbs/26_store.ipynb #cf8ca465
 @patch
 def sha(self:Store,
     name:str, # path in the folder
@@ -139,7 +142,7 @@ def sha(self:Store,
         with self.open(name) as f: return file_sha(f)
     except (FileNotFoundError, NotADirectoryError): return None
 
-# %% ../nbs/26_store.ipynb #59a88e4f
+# %% ../nbs/26_store.ipynb #11e413da
 @patch
 def names(self:Store,
     folder:str="", # path in the folder
@@ -148,6 +151,7 @@ def names(self:Store,
     if self.here: return sorted(o.relative_to(self.here).as_posix() for o in (self.here/folder).rglob("*") if o.is_file())
     return sorted(o[len(self.root.rstrip("/")) + 1:] for o in self.fs.find(f"{self.root}/{folder}".rstrip("/"))) if self.fs.exists(f"{self.root}/{folder}".rstrip("/")) else []
 
+# %% ../nbs/26_store.ipynb #12d9bac0
 @patch
 def remove(self:Store,
     names:list, # paths in the folder
@@ -161,7 +165,7 @@ def remove(self:Store,
         try: (self.here/o).rmdir()
         except OSError: pass # not empty
 
-# %% ../nbs/26_store.ipynb #1d795828
+# %% ../nbs/26_store.ipynb #a43a55c3
 @patch
 def check_writable(self:Store):
     "Raise `KoflanError` when nothing can be written there."
@@ -172,13 +176,14 @@ def check_writable(self:Store):
     except OSError as e: raise KoflanError(f"{self}: cannot write there ({e.strerror or e})") from e
     except Exception as e: raise KoflanError(f"{self}: cannot write there ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''})") from e
 
-# %% ../nbs/26_store.ipynb #442c0e96
+# %% ../nbs/26_store.ipynb #1d812eb1
 LOCK, BEAT, STALE = ".koflan/lock.json", 10, 60 # the note of who is building; seconds between its beats; seconds after which it is dead
 
 def _busy(store, owner):
     who = f"process {owner['pid']} on {owner['host']}" if owner else "another process"
     return KoflanError(f"{store}: {who} is building there; wait for it, or name another folder")
 
+# %% ../nbs/26_store.ipynb #ef18f84f
 def _alive(owner):
     if not owner: return False
     if owner["host"] != gethostname(): return time() - owner["beat"] < STALE
@@ -187,6 +192,7 @@ def _alive(owner):
     except PermissionError: pass
     return True
 
+# %% ../nbs/26_store.ipynb #51eccbcf
 @contextmanager
 def _remote_lock(store):
     me = dict(host=gethostname(), pid=os.getpid(), who=uuid4().hex)
@@ -204,7 +210,7 @@ def _remote_lock(store):
         done.set()
         if (store.read_json(LOCK) or {}).get("who") == me["who"]: store.remove([LOCK])
 
-# %% ../nbs/26_store.ipynb #a94486ad
+# %% ../nbs/26_store.ipynb #d933904b
 @patch
 @contextmanager
 def lock(self:Store):
@@ -223,7 +229,7 @@ def lock(self:Store):
         self.remove([LOCK])
     finally: held.release()
 
-# %% ../nbs/26_store.ipynb #fbf04bc7
+# %% ../nbs/26_store.ipynb #6b6970ed
 @patch
 def tidy(self:Store):
     "Take away temporary files of builds that died; only while holding the lock."

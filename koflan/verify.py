@@ -116,6 +116,7 @@ def _place(entry, mirror):
     if mirror or os.environ.get("KOFLAN_HUB_MIRROR"): return mirror
     return "samples" if entry["recipe"]["source"].get("place") == "samples" else None
 
+# %% ../nbs/31_verify.ipynb #e6a0222c
 def groups(
     entries:list, # of a manifest
 ) -> list: # lists of entries
@@ -127,6 +128,7 @@ def groups(
         out.setdefault((made["split"], made["source"]["place"] == "samples", digest(about)), []).append(e)
     return list(out.values())
 
+# %% ../nbs/31_verify.ipynb #e91c97bf
 def arguments(
     recipe:dict, # of an entry
 ) -> dict: # of `generate`
@@ -136,7 +138,7 @@ def arguments(
     mixed = dict(mixing=mixing["how"], mixing_rate_max=mixing["rate_max"], total=mixing["total"], weights=mixing["weights"]) if mixing else {}
     return dict(tasks=",".join(among), splits=recipe["split"]) | options | mixed
 
-# %% ../nbs/31_verify.ipynb #2acd3859
+# %% ../nbs/31_verify.ipynb #b3cf37c4
 def _differs(entry, again, folder, tmp):
     "What differs between an entry, its file, and the same file built again."
     file, clean = entry["file"], entry.get("cleaned")
@@ -148,13 +150,14 @@ def _differs(entry, again, folder, tmp):
         if more: out.append(f"{file}: {more} records are not among those built again")
     return out
 
+# %% ../nbs/31_verify.ipynb #2dd1554c
 def _compare(entry, again, folder, tmp, why):
     file, made = entry["file"], entry["recipe"]
     if not again: return [f"{file}: " + (f"cannot be built again: {why}" if why else "no such file comes out today")]
     new, out = changes(made, again["recipe"]), _differs(entry, again, folder, tmp)
     return [f"{file}: {o}{'' if out else ' (the records are the same)'}" for o in new] + out
 
-# %% ../nbs/31_verify.ipynb #03aac24f
+# %% ../nbs/31_verify.ipynb #d2e45047
 def rebuild(
     entries:list, # files of a manifest that are built together
     folder, # the data folder
@@ -172,7 +175,7 @@ def rebuild(
     names, there = {(e["recipe"]["task"], e["recipe"]["split"]) for e in entries}, {e["file"] for e in entries}
     return out + [f"{e['file']}: comes out today, but is not in the manifest" for e in made if e["file"] not in there and (e["recipe"]["task"], e["recipe"]["split"]) in names and "cleaned" not in entries[0]]
 
-# %% ../nbs/31_verify.ipynb #67eb240b
+# %% ../nbs/31_verify.ipynb #263c8d29
 def check_holdout(
     held:dict, # a manifest
 ) -> list[str]: # one line for each task that should not be there
@@ -183,7 +186,7 @@ def check_holdout(
     except KoflanError as e: return [f"manifest.json: holdout: {e}"]
     return [f"manifest.json: {k} is there, but was held out ({why})" for k, why in bad.items()]
 
-# %% ../nbs/31_verify.ipynb #78e1f4d4
+# %% ../nbs/31_verify.ipynb #9750b276
 def verify(
     folder, # a data folder
     mirror:str|None=None, # a folder of repositories, or "samples"
@@ -201,7 +204,7 @@ def verify(
     for o in tqdm(groups(held["files"]), desc="koflan_verify", disable=None): out += rebuild(o, folder, mirror, num_proc)
     return out + ([] if held.get("koflan") == koflan.__version__ else [f"manifest.json: koflan version was {held.get('koflan')}, is {koflan.__version__}"])
 
-# %% ../nbs/31_verify.ipynb #caaed67e
+# %% ../nbs/31_verify.ipynb #15ea82d6
 @call_parse
 def koflan_verify(
     folder:str, # data folder of koflan_generate
