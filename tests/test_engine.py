@@ -140,7 +140,7 @@ def test_killed_twenty_times(hub, whole, tmp_path):
     while killed < 20:
         run = start(hub, out, *(["--num_proc", 2] if killed % 5 == 4 else []), "--shard_rows", 4000)
         at_work(run, out)
-        until = time.time() + draw.uniform(0, .4*usual)
+        until = time.time() + draw.uniform(0, .9*usual)
         while run.poll() is None and time.time() < until: time.sleep(.002)
         over = run.poll() is not None
         kill(run)
