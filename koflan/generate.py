@@ -119,7 +119,8 @@ class Course:
         self.jobs, self.shard_rows = {o.name: o for o in jobs}, shard_rows
         self.ranges, self.surveys, self.parts, self.made, self.counts = {}, {}, {}, {}, {}
         self.done, self.failed, self.missing = {}, {}, {}
-        self.waiting = {o.name for o in jobs if _joint(o)} # what must be known before anything can be chosen
+        self.closed = {o.name for o in jobs if _joint(o)} # what must be opened before anything is surveyed,
+        self.waiting = set(self.closed) # and surveyed before anything is chosen
 
     def begin(self): return [Work(open_job, o, (self.shard_rows, not _joint(o))) for o in self.jobs.values()]
 
@@ -137,38 +138,62 @@ def _joint(job):
     "Does what stays depend on more than the split's own cap?"
     return "dedup" in job.options or "mixing" in job.options
 
-# %% ../nbs/30_generate.ipynb #e3cf5297
+# %% ../nbs/30_generate.ipynb #2911b8f4
+@patch
+def _lost(self:Course, job): return job.name in self.failed or job.name in self.missing
+
 @patch
 def _fail(self:Course, job, done):
     (self.missing if done.missing else self.failed)[job.name] = done.error
-    return self._ready(job)
+    return self._known(job) + self._ready(job) if _joint(job) else []
 
-# %% ../nbs/30_generate.ipynb #977ffd6a
 @patch
 def _opened(self:Course, job, got, *_):
     if isinstance(got, list): return self._joined(job, got)
     step = max(1, got if job.cls.whole else self.shard_rows)
     self.ranges[job.name] = [(i, min(i + step, got)) for i in range(0, got, step)] or [(0, 0)]
-    if not _joint(job) and job.options["cap"] is None: return self._start(job)
+    if _joint(job): return self._known(job)
+    return self._start(job) if job.options["cap"] is None else self._look(job)
+
+@patch
+def _look(self:Course, job):
     self.surveys[job.name] = {}
     return [Work(survey, job, (*o, "dedup" in job.options)) for o in self.ranges[job.name]]
 
+# %% ../nbs/30_generate.ipynb #a7db4de9
+@patch
+def _together(self:Course):
+    "The splits that are chosen together, each with the recipes of the others."
+    jobs = [o for o in self.jobs.values() if _joint(o) and o.name in self.ranges and not self._lost(o)]
+    base = {o.name: digest(o.recipe) for o in jobs}
+    among = lambda job: dict(among={o.cls.name: base[o.name] for o in sorted(jobs, key=lambda o: o.cls.name) if o.split == job.split})
+    return [o._replace(options=o.options | among(o)) if o.options.get("dedup") == "all" or "mixing" in o.options else o for o in jobs]
+
+@patch
+def _known(self:Course, job):
+    "All are open, or have failed: survey them, unless they are built already."
+    if job.name not in self.closed: return []
+    self.closed.discard(job.name)
+    if self.closed: return []
+    jobs = self._together()
+    if all(old := [entries_of(o) for o in jobs]):
+        for o, entries in zip(jobs, old): self._joined(o, entries)
+        return []
+    return [w for o in jobs for w in self._look(self.jobs[o.name])]
+
+# %% ../nbs/30_generate.ipynb #dfbf3f34
 @patch
 def _surveyed(self:Course, job, name, start, *_):
     self.surveys[job.name][start] = name
-    return self._ready(job) if len(self.surveys[job.name]) == len(self.ranges[job.name]) else []
+    if len(self.surveys[job.name]) < len(self.ranges[job.name]): return []
+    return self._ready(job) if _joint(job) else self._choose([job])
 
-# %% ../nbs/30_generate.ipynb #1ca45daa
 @patch
 def _ready(self:Course, job):
-    "A split is surveyed, or has failed: choose, as soon as all are known that must be."
-    if not _joint(job): return [] if job.name in self.failed or job.name in self.missing else self._choose([job])
+    "All are surveyed, or have failed: choose."
     if job.name not in self.waiting: return []
     self.waiting.discard(job.name)
-    return [] if self.waiting else self._choose([o for o in self.jobs.values() if _joint(o) and o.name in self.surveys and not self._lost(o)])
-
-@patch
-def _lost(self:Course, job): return job.name in self.failed or job.name in self.missing
+    return [] if self.waiting else self._choose(self._together())
 
 # %% ../nbs/30_generate.ipynb #b4c6b2a2
 @patch
@@ -179,18 +204,11 @@ def _choose(self:Course, jobs):
     dedup, mixing = (next((o.options[k] for o in jobs if k in o.options), None) for k in ("dedup", "mixing"))
     try:
         if dedup: kept.dedup(dedup == "all")
-        kept.cap(jobs[0].options["cap"] if jobs else None)
+        for o in jobs[:1]: kept.cap(o.options["cap"])
         if mixing: kept.mix(mixing["rate_max"], mixing["total"], mixing["weights"])
     except KoflanError as e: self.failed.update({o.name: str(e) for o in jobs})
-    base = {o.name: digest(o.recipe) for o in jobs}
-    for o in jobs:
-        if _among(o): self.jobs[o.name] = o._replace(options=o.options | dict(among={p.cls.name: base[p.name] for p in kept.jobs if p.split == o.split}))
-        self.counts[o.name] = kept.counts(o.name)
-    return [w for o in jobs if not self._lost(o) for w in self._start(self.jobs[o.name], kept.numbers[o.name])]
-
-def _among(job):
-    "Does what stays depend on other tasks?"
-    return job.options.get("dedup") == "all" or "mixing" in job.options
+    self.counts.update({o.name: kept.counts(o.name) for o in jobs})
+    return [w for o in jobs if not self._lost(o) for w in self._start(o, kept.numbers[o.name])]
 
 # %% ../nbs/30_generate.ipynb #72ccad29
 @patch
@@ -213,7 +231,7 @@ def _joined(self:Course, job, entries, *_):
     self.done[job.name] = entries
     return []
 
-# %% ../nbs/30_generate.ipynb #e1a69b82
+# %% ../nbs/30_generate.ipynb #d99d10f1
 def _front(entries):
     entries = [e for e in entries if e["kept"]] # `datasets` cannot read a file without a line
     splits = [o for o in SPLITS if any(e["recipe"]["split"] == o for e in entries)]
@@ -229,7 +247,7 @@ def closed(
     "Tasks whose source forbids publishing what is made from it."
     return sorted({e["recipe"]["task"] for e in entries if forbids(e["recipe"]["source"]["licence"])})
 
-# %% ../nbs/30_generate.ipynb #94c4c46c
+# %% ../nbs/30_generate.ipynb #d5136d4e
 def by_split(
     entries:list, # entries of a manifest
 ) -> list: # one for each task and split
@@ -240,13 +258,13 @@ def by_split(
         old.update(rows=old["rows"] + e["rows"], kept=old["kept"] + e["kept"], dropped=tally([old["dropped"], e["dropped"]]))
     return list(out.values())
 
-# %% ../nbs/30_generate.ipynb #74b4ebab
+# %% ../nbs/30_generate.ipynb #ac614d14
 def _left_out(holdout):
     if not holdout: return ""
     rows = [f"| {k} | {why} |" for k, why in sorted(holdout["left_out"].items())]
     return "\n".join([f"\n## 빼 둔 태스크\n\n`--holdout {holdout['what']}`: 아래 태스크의 레코드는 이 데이터에 없습니다.\n", "| 태스크 | 까닭 |", "|---|---|", *rows, ""])
 
-# %% ../nbs/30_generate.ipynb #cca0520d
+# %% ../nbs/30_generate.ipynb #5afd36fe
 def card(
     entries:list, # entries of a manifest
     holdout:dict|None=None, # what was held out, as in the manifest
@@ -260,7 +278,7 @@ def card(
         "\n```python\nfrom datasets import load_dataset\nload_dataset(\"data\")  # 이 폴더의 경로, 또는 Hub의 이름\n```\n",
         "| 태스크 | 종류 | split | 레코드 | 원본 | 사용 허가 |", "|---|---|---|---:|---|---|", *rows, _left_out(holdout)])
 
-# %% ../nbs/30_generate.ipynb #588ff017
+# %% ../nbs/30_generate.ipynb #60b47b64
 MANIFEST, HOLDOUT = "manifest.json", ".koflan/holdout.json"
 
 def _entries(store):
@@ -269,7 +287,7 @@ def _entries(store):
     whole = [o for o in notes if isinstance(o, list) and all(e["file"] in there for e in o)]
     return sorted((e for o in whole for e in o), key=lambda e: (SPLITS.index(e["recipe"]["split"]), e["recipe"]["task"], e["file"]))
 
-# %% ../nbs/30_generate.ipynb #4ed2d6e5
+# %% ../nbs/30_generate.ipynb #069e4b70
 def _sweep(store, entries, course):
     "Take away what this build has no use for any more."
     known, ours = {e["file"] for e in entries}, "|".join(re.escape(o.replace(".", "/", 1)) for o in course.done)
@@ -285,7 +303,7 @@ def _finish(store, course, holdout=None):
         store.write(card(entries, holdout), "README.md")
     _sweep(store, entries, course)
 
-# %% ../nbs/30_generate.ipynb #f82a2497
+# %% ../nbs/30_generate.ipynb #b066b902
 def _hold(store, classes, what):
     "The classes to build, and what the manifest says of those held out."
     old = store.read_json(HOLDOUT) or {}
@@ -304,7 +322,7 @@ def _one_format(store, jobs):
         if f"{e['recipe']['split']}.{e['recipe']['task']}" not in ours and not e["file"].endswith(f".{jobs[0].format}"):
             raise KoflanError(f"{store} holds {e['file']}; `datasets` cannot read two formats in one folder: name another")
 
-# %% ../nbs/30_generate.ipynb #7d06d2c6
+# %% ../nbs/30_generate.ipynb #3cd17be4
 def _one_of(what, name, known):
     if name not in known: raise KoflanError(unknown(what, name, known))
 
@@ -312,7 +330,7 @@ def _at_least_1(**numbers):
     for k, n in numbers.items():
         if n is not None and n < 1: raise KoflanError(f"{k} is {n}; want 1 or more")
 
-# %% ../nbs/30_generate.ipynb #9fda5d99
+# %% ../nbs/30_generate.ipynb #470ffb26
 def _mixing(classes, mixing, rate_max, total, weights):
     if not mixing or mixing == "none":
         if total is not None or weights: raise KoflanError(f"{'total' if total is not None else 'weights'} is of no use without --mixing proportional")
@@ -321,13 +339,13 @@ def _mixing(classes, mixing, rate_max, total, weights):
     held = weights if isinstance(weights, dict) else read_weights(weights, classes) if weights else {}
     return dict(how=mixing, rate_max=rate_max, total=total, weights={k: w for k, w in sorted(held.items()) if w != 1})
 
-# %% ../nbs/30_generate.ipynb #3f8c9f16
+# %% ../nbs/30_generate.ipynb #e0c8cbbe
 def _options(classes, split, base, format, max_shard_rows, dedup, mixing):
     "The options of a recipe; those that are not as usual are named."
     more = dict(format=format if format != "jsonl" else None, max_shard_rows=max_shard_rows, dedup=dedup if dedup != "none" else None, mixing=mixing if split == "train" else None)
     return base | {k: o for k, o in more.items() if o is not None}
 
-# %% ../nbs/30_generate.ipynb #317bfca5
+# %% ../nbs/30_generate.ipynb #094077d6
 def generate(
     tasks, # task classes, or comma-separated names and globs
     output_dir="data", # where the files go: a folder, or an fsspec URL
@@ -367,7 +385,7 @@ def generate(
         _one_format(store, jobs)
         return _carry_out(store, jobs, Course(jobs, shard_rows), make_pool(engine, num_proc, ray_address), held, progress, bool(splits))
 
-# %% ../nbs/30_generate.ipynb #0e207868
+# %% ../nbs/30_generate.ipynb #466ce5fd
 def _carry_out(store, jobs, course, pool, held, progress, asked):
     "Do all works; one that fails does not stop the others."
     works = run(course.begin(), course.then, pool)
@@ -383,7 +401,7 @@ def _carry_out(store, jobs, course, pool, held, progress, asked):
     entries = sorted((e for o in course.done.values() for e in o), key=lambda e: (e["recipe"]["task"], SPLITS.index(e["recipe"]["split"]), e["file"]))
     return entries, named(course.failed), named(course.missing)
 
-# %% ../nbs/30_generate.ipynb #57fcc887
+# %% ../nbs/30_generate.ipynb #162b61a5
 def summary(
     entries:list, # entries built
 ) -> str: # a table
@@ -395,7 +413,7 @@ def summary(
     w = [max(len(r[i]) for r in rows) for i in range(4)]
     return "\n".join(f"{r[0]:<{w[0]}}  {r[1]:<{w[1]}}  {r[2]:>{w[2]}}  {r[3]:>{w[3]}}  {r[4]}".rstrip() for r in rows)
 
-# %% ../nbs/30_generate.ipynb #56313a4e
+# %% ../nbs/30_generate.ipynb #d749bcd6
 @call_parse
 def koflan_generate(
     tasks:str="*", # comma-separated task names or globs, as "nsmc,kobest_*"
