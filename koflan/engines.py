@@ -114,9 +114,7 @@ class Processes:
             return self.start(work)
 
     def close(self):
-        if not self.pool: return
-        for o in list((self.pool._processes or {}).values()): o.terminate()
-        self.pool.shutdown(cancel_futures=True)
+        if self.pool: self.pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/29_engines.ipynb #1193fb4f
 def _outcome(future):

@@ -82,7 +82,7 @@ def _card_differs(folder, held):
     if not path.is_file(): return ["README.md: missing"]
     try: named = card_files(text := path.read_text(encoding="utf-8"))
     except (KoflanError, UnicodeDecodeError) as e: return [str(e) if isinstance(e, KoflanError) else "README.md: not UTF-8"]
-    known = {(e["recipe"]["split"], e["file"]) for e in entries}
+    known = {(e["recipe"]["split"], e["file"]) for e in entries if e["kept"]} # the card leaves empty files out
     out = [f"README.md: {o} ({s}) is in the card but not in the manifest" for s, o in sorted(named - known)]
     out += [f"README.md: {o} ({s}) is in the manifest but not in the card" for s, o in sorted(known - named)]
     return out or (["README.md: not the card of this manifest"] if held.get("koflan") == koflan.__version__ and text != card(entries, held.get("holdout")) else [])
