@@ -239,14 +239,15 @@ def s3():
 def in_bucket(fs, folder): return {o.removeprefix(f"{folder}/"): fs.cat_file(o) for o in fs.find(folder) if "/.koflan/" not in o}
 
 
-def test_into_an_object_store(hub, whole, s3, tmp_path):
-    fs, env = s3
-    generate(hub, "s3://bucket/data", "--num_proc", 2, **env)
-    assert in_bucket(fs, "bucket/data") == whole
-    assert sorted(o.rpartition("/")[2] for o in fs.find("bucket/data/.koflan")) == sorted(f"{s}.{t}.json" for s in ("test", "train") for t in ("nsmc", "kobest_copa"))
-    before = fs.info("bucket/data/train/nsmc.jsonl")["LastModified"]
-    generate(hub, "s3://bucket/data", **env)
-    assert fs.info("bucket/data/train/nsmc.jsonl")["LastModified"] == before # nothing is written twice
+def test_into_an_object_store(hub, s3, tmp_path):
+    (fs, env), args = s3, ["--splits", "test", "--shard_rows", 4000]
+    generate(hub, tmp_path/"data", *args)
+    generate(hub, "s3://bucket/data", *args, "--num_proc", 2, **env)
+    assert in_bucket(fs, "bucket/data") == files(tmp_path/"data")
+    assert sorted(o.rpartition("/")[2] for o in fs.find("bucket/data/.koflan")) == ["test.kobest_copa.json", "test.nsmc.json"]
+    before = fs.info("bucket/data/test/nsmc.jsonl")["LastModified"]
+    generate(hub, "s3://bucket/data", *args, **env)
+    assert fs.info("bucket/data/test/nsmc.jsonl")["LastModified"] == before # nothing is written twice
     done = generate(hub, "s3://nowhere/data", ok=False, **env)
     assert done.returncode == 2 and "s3://nowhere/data: cannot write there" in done.stderr and "Traceback" not in done.stderr
 
