@@ -141,7 +141,7 @@ def fault_exprs(
         "too_many_positives": pl.lit(False) if pmax is None else n_pos > pmax,
         "no_negative": n_neg < (0 if allow_no_negative else nmin),
         "too_many_negatives": pl.lit(False) if nmax is None else n_neg > nmax,
-        "empty_answer": both.list.eval(blank(pl.element())).list.any(),
+        "empty_answer": both.list.eval(blank(pl.element()).fill_null(True)).list.any(),
         "repeated_answer": both.list.n_unique() < n_pos + n_neg,
     }
 
@@ -166,7 +166,7 @@ def _doubtful(df, rules):
     parts = [(df[o] if k.all() else df[o].filter(pl.Series(k > 0))).explode() for o, k in zip(RECORD[2:], n)]
     found = [np.flatnonzero(seen["broken"].to_numpy()), *_alike(parts, n)]
     for o, k in zip(parts, n):
-        if (blank := o.str.strip_chars() == "").any(): found.append(np.repeat(np.arange(len(k)), k)[blank.fill_null(False).to_numpy()])
+        if (blank := (o.str.strip_chars() == "").fill_null(True)).any(): found.append(np.repeat(np.arange(len(k)), k)[blank.to_numpy()])
     return np.unique(np.concatenate(found))
 
 # %% ../nbs/00_schema.ipynb #fbb796eb

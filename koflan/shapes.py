@@ -245,6 +245,6 @@ def others(self:BorrowTask, df, ring):
     q, code = ring.lent["q"].to_numpy(), ring.lent["code"].to_numpy()
     other, keep = ring.after(df["_row"].to_numpy(), self.window)
     asked = df.select(normal_form_expr(pl.col(self.asked)).hash()).to_series().to_numpy()
-    keep &= ring.lent["text"].is_not_null().to_numpy()[other] & ~np.isin(_pair(asked[:, None], code[other]), _pair(q, code))
+    keep &= (ring.lent["text"].str.strip_chars() != "").fill_null(False).to_numpy()[other] & ~np.isin(_pair(asked[:, None], code[other]), _pair(q, code))
     at, step = np.nonzero(_first(code[other], keep, self.most))
     return df.with_columns(positives=pl.concat_list(self.reply)).with_columns(_lists(ring.lent["text"][other[at, step]], at, len(df)).alias("negatives"))

@@ -328,7 +328,8 @@ def stream(self:Task,
         step = max(1, frames.rows)
     pieces = lambda a, b: (frames.piece(i, min(i + step, b)) for i in range(a, b, step))
     with _fitting(self, split, frames):
-        lent = self.lend(pieces(0, frames.rows), split) if step < frames.rows else None # a single piece lends to itself
+        alone = (start, stop) == (0, frames.rows) and step >= frames.rows # a single piece lends to itself
+        lent = None if alone else self.lend(pieces(0, frames.rows), split)
         for rows in pieces(start, stop): yield self.convert(rows, split, lent=lent, **options)
 
 # %% ../nbs/04_task.ipynb #0d52931b
