@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LOST', 'TRIES', 'ENGINES', 'Work', 'Done', 'do', 'run', 'Here', 'Processes', 'Ray', 'make_pool']
 
-# %% ../nbs/29_engines.ipynb #e50b3050
+# %% ../nbs/29_engines.ipynb #4432b4be
 import os
 import re
 from collections import deque
@@ -23,21 +23,21 @@ from .schema import KoflanError
 from .sources import MissingSplit
 from .task import in_notebook
 
-# %% ../nbs/29_engines.ipynb #03c5bcf0
+# %% ../nbs/29_engines.ipynb #3bfe3783
 class Work(NamedTuple):
     "Something to do, by anyone."
     fn: Callable # of an importable module
     job: object # its first argument, a `Job`
     args: tuple = () # its other arguments
 
-# %% ../nbs/29_engines.ipynb #843cd67e
+# %% ../nbs/29_engines.ipynb #25055290
 class Done(NamedTuple):
     "What became of a work."
     value: object = None # what the function returned
     error: str|None = None # one line, when it failed
     missing: bool = False # is it only a split that the source does not have?
 
-# %% ../nbs/29_engines.ipynb #11d2a894
+# %% ../nbs/29_engines.ipynb #c9070e2b
 def do(
     work:Work, # what to do
 ) -> Done: # never raises
@@ -48,7 +48,7 @@ def do(
     except OSError as e: return Done(error=f"{e.filename or work.job.out}: {e.strerror or e}" if e.errno else f"{type(e).__name__}: {e}")
     except Exception as e: return Done(error=f"{type(e).__name__}: {e}".splitlines()[0])
 
-# %% ../nbs/29_engines.ipynb #3338db8c
+# %% ../nbs/29_engines.ipynb #92015f62
 LOST = Done(error="lost") # its worker died
 TRIES = 3 # workers that one work may take down by itself
 
@@ -57,7 +57,7 @@ def _fit(waiting, flying, width):
     if not waiting or len(flying) >= width: return False
     return not flying or not (waiting[0][1] or any(tries for _, tries in flying.values()))
 
-# %% ../nbs/29_engines.ipynb #cfdb4e94
+# %% ../nbs/29_engines.ipynb #f7e0c5e7
 def run(
     works:Iterable, # `Work` to do
     then:Callable, # (Work, Done) -> more works
@@ -78,7 +78,7 @@ def run(
                 finished += 1
                 yield finished + len(waiting) + len(flying), work, done
 
-# %% ../nbs/29_engines.ipynb #957f5c1a
+# %% ../nbs/29_engines.ipynb #3446d8f4
 class _Ours:
     "A work that this process does itself."
     def __init__(self, work): self.work = work
@@ -91,14 +91,14 @@ class Here:
     def finished(self, handles): return [o.done() for o in handles]
     def close(self): pass
 
-# %% ../nbs/29_engines.ipynb #902fd311
+# %% ../nbs/29_engines.ipynb #48fa75ae
 def _leave_with_parent():
     def watch():
         parent_process().join()
         os._exit(1)
     Thread(target=watch, daemon=True).start()
 
-# %% ../nbs/29_engines.ipynb #ff739e8a
+# %% ../nbs/29_engines.ipynb #5e4a1a64
 class Processes:
     "Works in `n` processes."
     def __init__(self,
@@ -116,7 +116,7 @@ class Processes:
     def close(self):
         if self.pool: self.pool.shutdown(cancel_futures=True)
 
-# %% ../nbs/29_engines.ipynb #1193fb4f
+# %% ../nbs/29_engines.ipynb #7005501b
 def _outcome(future):
     try: return future.result()
     except (BrokenProcessPool, EOFError, ConnectionError): return LOST
@@ -131,7 +131,7 @@ def finished(self:Processes, handles):
     self.pool = None # every work of a broken pool is lost
     return [(o, _outcome(o)) for o in handles]
 
-# %% ../nbs/29_engines.ipynb #c3acbe36
+# %% ../nbs/29_engines.ipynb #62953ad8
 def _connect(ray, address):
     "Ray itself would try for minutes, and then end the process."
     try:
@@ -159,7 +159,7 @@ class Ray:
     def close(self):
         if self.mine: self.ray.shutdown()
 
-# %% ../nbs/29_engines.ipynb #d94556c0
+# %% ../nbs/29_engines.ipynb #e17eddb3
 @patch
 def finished(self:Ray, handles):
     if ours := [o for o in handles if isinstance(o, _Ours)]: return [o.done() for o in ours]
@@ -172,7 +172,7 @@ def _outcome(self:Ray, handle):
     except (errors.WorkerCrashedError, errors.NodeDiedError, errors.ObjectLostError, errors.OutOfMemoryError, errors.LocalRayletDiedError): return LOST
     except errors.RayError as e: return Done(error=f"Ray: {str(e).splitlines()[0]}")
 
-# %% ../nbs/29_engines.ipynb #e3ee2293
+# %% ../nbs/29_engines.ipynb #0c5f6431
 ENGINES = ("local", "ray")
 
 def make_pool(

@@ -6,7 +6,7 @@
 __all__ = ['DEDUP', 'MANIFEST', 'HOLDOUT', 'plan', 'Chosen', 'Course', 'closed', 'by_split', 'card', 'generate', 'summary',
            'koflan_generate']
 
-# %% ../nbs/30_generate.ipynb #72d0b6c9
+# %% ../nbs/30_generate.ipynb #d3e93227
 import json
 import re
 import sys
@@ -30,7 +30,7 @@ from .sources import SAMPLES, SPLITS, find_mirror, forbids
 from .store import Store, file_sha
 from .task import REGISTRY, find_tasks, tally
 
-# %% ../nbs/30_generate.ipynb #df70cf76
+# %% ../nbs/30_generate.ipynb #7e494b98
 def plan(
     tasks:list, # task classes
     splits:str|None=None, # comma-separated split names; None for all that a task has
@@ -41,7 +41,7 @@ def plan(
     if bad := [o for o in wanted if o not in (known if splits else SPLITS)]: raise KoflanError(unknown("split", bad[0], known))
     return [(cls, o) for cls in tasks for o in dict.fromkeys(wanted) if o in cls.source.splits]
 
-# %% ../nbs/30_generate.ipynb #83e8ee51
+# %% ../nbs/30_generate.ipynb #55e5a322
 DEDUP = ("none", "task", "all") # where a text may not stand twice
 
 class Chosen:
@@ -72,7 +72,7 @@ class Chosen:
         bits = Chance(job.options["seed"], job.cls.name, job.split).bits(self.numbers[job.name], "cap")
         self._keep(job, smallest(bits, n), why)
 
-# %% ../nbs/30_generate.ipynb #0b1ce409
+# %% ../nbs/30_generate.ipynb #aa2560e7
 @patch
 def dedup(self:Chosen,
     across:bool, # do texts of other tasks count?
@@ -85,7 +85,7 @@ def dedup(self:Chosen,
             for why, of in drop[o.cls.name].group_by("why", maintain_order=True):
                 self._keep(o, np.flatnonzero(~np.isin(self.numbers[o.name], of["number"].to_numpy())), why[0])
 
-# %% ../nbs/30_generate.ipynb #04d2cf03
+# %% ../nbs/30_generate.ipynb #3ce94470
 @patch
 def cap(self:Chosen,
     n:int|None, # records of each split at most
@@ -93,7 +93,7 @@ def cap(self:Chosen,
     "Leave out what is over the cap."
     for o in self.jobs: self._draw(o, n, "over_cap")
 
-# %% ../nbs/30_generate.ipynb #59d5b374
+# %% ../nbs/30_generate.ipynb #f8ec379a
 @patch
 def mix(self:Chosen,
     rate_max:int|None, # records beyond so many count for nothing
@@ -109,7 +109,7 @@ def mix(self:Chosen,
         self._draw(o, quota[o.cls.name], "over_quota")
         self.more[o.name] = dict(rate=share[o.cls.name], quota=quota[o.cls.name])
 
-# %% ../nbs/30_generate.ipynb #ffd049d6
+# %% ../nbs/30_generate.ipynb #5ee9cd38
 class Course:
     "Which works a build is made of, and what follows of each."
     def __init__(self,
@@ -138,7 +138,7 @@ def _joint(job):
     "Does what stays depend on more than the split's own cap?"
     return "dedup" in job.options or "mixing" in job.options
 
-# %% ../nbs/30_generate.ipynb #2911b8f4
+# %% ../nbs/30_generate.ipynb #f1c41e4b
 @patch
 def _lost(self:Course, job): return job.name in self.failed or job.name in self.missing
 
@@ -160,7 +160,7 @@ def _look(self:Course, job):
     self.surveys[job.name] = {}
     return [Work(survey, job, (*o, "dedup" in job.options)) for o in self.ranges[job.name]]
 
-# %% ../nbs/30_generate.ipynb #a7db4de9
+# %% ../nbs/30_generate.ipynb #06e2c907
 @patch
 def _together(self:Course):
     "The splits that are chosen together, each with the recipes of the others."
@@ -181,7 +181,7 @@ def _known(self:Course, job):
         return []
     return [w for o in jobs for w in self._look(self.jobs[o.name])]
 
-# %% ../nbs/30_generate.ipynb #dfbf3f34
+# %% ../nbs/30_generate.ipynb #be299460
 @patch
 def _surveyed(self:Course, job, name, start, *_):
     self.surveys[job.name][start] = name
@@ -195,7 +195,7 @@ def _ready(self:Course, job):
     self.waiting.discard(job.name)
     return [] if self.waiting else self._choose(self._together())
 
-# %% ../nbs/30_generate.ipynb #b4c6b2a2
+# %% ../nbs/30_generate.ipynb #15ff364c
 @patch
 def _choose(self:Course, jobs):
     "Decide what stays, then build it."
@@ -210,7 +210,7 @@ def _choose(self:Course, jobs):
     self.counts.update({o.name: kept.counts(o.name) for o in jobs})
     return [w for o in jobs if not self._lost(o) for w in self._start(o, kept.numbers[o.name])]
 
-# %% ../nbs/30_generate.ipynb #72ccad29
+# %% ../nbs/30_generate.ipynb #4af7265a
 @patch
 def _start(self:Course, job, only=None):
     made = self.made[job.name] = job.recipe
@@ -231,7 +231,7 @@ def _joined(self:Course, job, entries, *_):
     self.done[job.name] = entries
     return []
 
-# %% ../nbs/30_generate.ipynb #d99d10f1
+# %% ../nbs/30_generate.ipynb #0148b64e
 def _front(entries):
     entries = [e for e in entries if e["kept"]] # `datasets` cannot read a file without a line
     splits = [o for o in SPLITS if any(e["recipe"]["split"] == o for e in entries)]
@@ -247,7 +247,7 @@ def closed(
     "Tasks whose source forbids publishing what is made from it."
     return sorted({e["recipe"]["task"] for e in entries if forbids(e["recipe"]["source"]["licence"])})
 
-# %% ../nbs/30_generate.ipynb #d5136d4e
+# %% ../nbs/30_generate.ipynb #742ae9a0
 def by_split(
     entries:list, # entries of a manifest
 ) -> list: # one for each task and split
@@ -258,13 +258,13 @@ def by_split(
         old.update(rows=old["rows"] + e["rows"], kept=old["kept"] + e["kept"], dropped=tally([old["dropped"], e["dropped"]]))
     return list(out.values())
 
-# %% ../nbs/30_generate.ipynb #ac614d14
+# %% ../nbs/30_generate.ipynb #43d00bb6
 def _left_out(holdout):
     if not holdout: return ""
     rows = [f"| {k} | {why} |" for k, why in sorted(holdout["left_out"].items())]
     return "\n".join([f"\n## 빼 둔 태스크\n\n`--holdout {holdout['what']}`: 아래 태스크의 레코드는 이 데이터에 없습니다.\n", "| 태스크 | 까닭 |", "|---|---|", *rows, ""])
 
-# %% ../nbs/30_generate.ipynb #5afd36fe
+# %% ../nbs/30_generate.ipynb #fbc4b210
 def card(
     entries:list, # entries of a manifest
     holdout:dict|None=None, # what was held out, as in the manifest
@@ -278,7 +278,7 @@ def card(
         "\n```python\nfrom datasets import load_dataset\nload_dataset(\"data\")  # 이 폴더의 경로, 또는 Hub의 이름\n```\n",
         "| 태스크 | 종류 | split | 레코드 | 원본 | 사용 허가 |", "|---|---|---|---:|---|---|", *rows, _left_out(holdout)])
 
-# %% ../nbs/30_generate.ipynb #60b47b64
+# %% ../nbs/30_generate.ipynb #b1fae96c
 MANIFEST, HOLDOUT = "manifest.json", ".koflan/holdout.json"
 
 def _entries(store):
@@ -287,7 +287,7 @@ def _entries(store):
     whole = [o for o in notes if isinstance(o, list) and all(e["file"] in there for e in o)]
     return sorted((e for o in whole for e in o), key=lambda e: (SPLITS.index(e["recipe"]["split"]), e["recipe"]["task"], e["file"]))
 
-# %% ../nbs/30_generate.ipynb #069e4b70
+# %% ../nbs/30_generate.ipynb #a7a7cf9e
 def _sweep(store, entries, course):
     "Take away what this build has no use for any more."
     known, ours = {e["file"] for e in entries}, "|".join(re.escape(o.replace(".", "/", 1)) for o in course.done)
@@ -303,7 +303,7 @@ def _finish(store, course, holdout=None):
         store.write(card(entries, holdout), "README.md")
     _sweep(store, entries, course)
 
-# %% ../nbs/30_generate.ipynb #b066b902
+# %% ../nbs/30_generate.ipynb #115f3dec
 def _hold(store, classes, what):
     "The classes to build, and what the manifest says of those held out."
     old = store.read_json(HOLDOUT) or {}
@@ -322,7 +322,7 @@ def _one_format(store, jobs):
         if f"{e['recipe']['split']}.{e['recipe']['task']}" not in ours and not e["file"].endswith(f".{jobs[0].format}"):
             raise KoflanError(f"{store} holds {e['file']}; `datasets` cannot read two formats in one folder: name another")
 
-# %% ../nbs/30_generate.ipynb #3cd17be4
+# %% ../nbs/30_generate.ipynb #9de8ff0a
 def _one_of(what, name, known):
     if name not in known: raise KoflanError(unknown(what, name, known))
 
@@ -330,7 +330,7 @@ def _at_least_1(**numbers):
     for k, n in numbers.items():
         if n is not None and n < 1: raise KoflanError(f"{k} is {n}; want 1 or more")
 
-# %% ../nbs/30_generate.ipynb #470ffb26
+# %% ../nbs/30_generate.ipynb #e1a78ddf
 def _mixing(classes, mixing, rate_max, total, weights):
     if not mixing or mixing == "none":
         if total is not None or weights: raise KoflanError(f"{'total' if total is not None else 'weights'} is of no use without --mixing proportional")
@@ -339,13 +339,13 @@ def _mixing(classes, mixing, rate_max, total, weights):
     held = weights if isinstance(weights, dict) else read_weights(weights, classes) if weights else {}
     return dict(how=mixing, rate_max=rate_max, total=total, weights={k: w for k, w in sorted(held.items()) if w != 1})
 
-# %% ../nbs/30_generate.ipynb #e0c8cbbe
+# %% ../nbs/30_generate.ipynb #41f14f50
 def _options(classes, split, base, format, max_shard_rows, dedup, mixing):
     "The options of a recipe; those that are not as usual are named."
     more = dict(format=format if format != "jsonl" else None, max_shard_rows=max_shard_rows, dedup=dedup if dedup != "none" else None, mixing=mixing if split == "train" else None)
     return base | {k: o for k, o in more.items() if o is not None}
 
-# %% ../nbs/30_generate.ipynb #094077d6
+# %% ../nbs/30_generate.ipynb #d80ee5de
 def generate(
     tasks, # task classes, or comma-separated names and globs
     output_dir="data", # where the files go: a folder, or an fsspec URL
@@ -385,7 +385,7 @@ def generate(
         _one_format(store, jobs)
         return _carry_out(store, jobs, Course(jobs, shard_rows), make_pool(engine, num_proc, ray_address), held, progress, bool(splits))
 
-# %% ../nbs/30_generate.ipynb #466ce5fd
+# %% ../nbs/30_generate.ipynb #e7556113
 def _carry_out(store, jobs, course, pool, held, progress, asked):
     "Do all works; one that fails does not stop the others."
     works = run(course.begin(), course.then, pool)
@@ -401,7 +401,7 @@ def _carry_out(store, jobs, course, pool, held, progress, asked):
     entries = sorted((e for o in course.done.values() for e in o), key=lambda e: (e["recipe"]["task"], SPLITS.index(e["recipe"]["split"]), e["file"]))
     return entries, named(course.failed), named(course.missing)
 
-# %% ../nbs/30_generate.ipynb #162b61a5
+# %% ../nbs/30_generate.ipynb #77bdcaf1
 def summary(
     entries:list, # entries built
 ) -> str: # a table
@@ -413,7 +413,7 @@ def summary(
     w = [max(len(r[i]) for r in rows) for i in range(4)]
     return "\n".join(f"{r[0]:<{w[0]}}  {r[1]:<{w[1]}}  {r[2]:>{w[2]}}  {r[3]:>{w[3]}}  {r[4]}".rstrip() for r in rows)
 
-# %% ../nbs/30_generate.ipynb #d749bcd6
+# %% ../nbs/30_generate.ipynb #76703838
 @call_parse
 def koflan_generate(
     tasks:str="*", # comma-separated task names or globs, as "nsmc,kobest_*"

@@ -6,7 +6,7 @@
 __all__ = ['FORMATS', 'ROWS', 'SINKS', 'source_files', 'recipe', 'digest', 'Job', 'Lines', 'RowGroups', 'write_part',
            'entries_of', 'build_job', 'build_file', 'open_job', 'build_part', 'join', 'Survey', 'read_survey', 'survey']
 
-# %% ../nbs/28_shards.ipynb #2795bf20
+# %% ../nbs/28_shards.ipynb #86ac3bce
 import io
 import json
 import sys
@@ -27,7 +27,7 @@ from .sources import SAMPLES, _in_card, find_mirror
 from .store import Store, file_sha
 from .task import tally
 
-# %% ../nbs/28_shards.ipynb #df489cb5
+# %% ../nbs/28_shards.ipynb #7e71185b
 @lru_cache(1 << 16)
 def _sha_once(path, size, time): return file_sha(path)
 
@@ -35,7 +35,7 @@ def _sha_of(path):
     at = Path(path).stat()
     return _sha_once(str(path), at.st_size, at.st_mtime_ns)
 
-# %% ../nbs/28_shards.ipynb #5e98fb75
+# %% ../nbs/28_shards.ipynb #864d5dca
 def source_files(
     source, # a `HubSource`
     split:str, # koflan's split name
@@ -51,7 +51,7 @@ def source_files(
         else: out += (o for o in folder.rglob("*") if o.is_file() and not any(p.startswith(".") for p in o.relative_to(folder).parts))
     return sorted({o.relative_to(folder) for o in out})
 
-# %% ../nbs/28_shards.ipynb #0a741854
+# %% ../nbs/28_shards.ipynb #ab4d9cba
 def _stamp(source, split, mirror):
     "A digest of the names and contents of the files of a local source."
     folder = (SAMPLES if source.place(mirror) == "samples" else find_mirror(mirror) or Path())/source.repo
@@ -65,7 +65,7 @@ def _code(cls, options):
     files = [*(Path(koflan.__file__).parent/f"{o}.py" for o in mods), *([path] if path else [])]
     return sha256("".join(map(_sha_of, files)).encode()).hexdigest()[:16]
 
-# %% ../nbs/28_shards.ipynb #3dc9896b
+# %% ../nbs/28_shards.ipynb #ebc4c418
 def recipe(
     cls, # a task class
     split:str, # koflan's split name
@@ -85,7 +85,7 @@ def digest(
     "A short name for a value."
     return sha256(json.dumps(obj, sort_keys=True).encode()).hexdigest()[:16]
 
-# %% ../nbs/28_shards.ipynb #815500a2
+# %% ../nbs/28_shards.ipynb #206c844c
 FORMATS = ("jsonl", "parquet")
 
 class Job(NamedTuple):
@@ -114,7 +114,7 @@ class Job(NamedTuple):
         ends = [""] if n is None else [f"-{i:05}-of-{n:05}" for i in range(n)]
         return [f"{self.split}/{self.cls.name}{o}.{self.format}" for o in ends]
 
-# %% ../nbs/28_shards.ipynb #8a12165e
+# %% ../nbs/28_shards.ipynb #52c7b0e1
 ROWS = 10_000 # rows of a parquet row group
 
 class Lines:
@@ -123,7 +123,7 @@ class Lines:
     def add(self, built): built.write(self.file)
     def close(self): pass
 
-# %% ../nbs/28_shards.ipynb #095f8cc4
+# %% ../nbs/28_shards.ipynb #a866082a
 class RowGroups:
     "Records written to a file as parquet, in row groups of `ROWS`."
     def __init__(self, file):
@@ -147,14 +147,14 @@ class RowGroups:
 
 SINKS = dict(jsonl=Lines, parquet=RowGroups)
 
-# %% ../nbs/28_shards.ipynb #f35e4e14
+# %% ../nbs/28_shards.ipynb #cb65c567
 def _stream(job, start, stop, **more):
     "The pieces of a range of rows."
     if (start, stop) == (0, None): return job.task.stream(job.split, **job.allow, **more)
     chunk = min(max(1, stop - start), job.task.source.open(job.split, job.mirror).chunk)
     return job.task.stream(job.split, start, stop, chunk, **job.allow, **more)
 
-# %% ../nbs/28_shards.ipynb #d2e22f90
+# %% ../nbs/28_shards.ipynb #73dbab7e
 def write_part(
     job:Job, # a split
     name:str, # path in the data folder
@@ -173,7 +173,7 @@ def write_part(
         sink.close()
     return dict(rows=rows, kept=kept, dropped=tally(dropped), sha256=f.sha.hexdigest())
 
-# %% ../nbs/28_shards.ipynb #4e33accf
+# %% ../nbs/28_shards.ipynb #760827bc
 def _note(job): return f".koflan/{job.name}.json"
 
 def entries_of(
@@ -196,7 +196,7 @@ def _write_capped(job, name):
         sink.close()
     return dict(rows=built.rows, kept=len(built.numbers), dropped=built.dropped, sha256=f.sha.hexdigest())
 
-# %% ../nbs/28_shards.ipynb #0f861904
+# %% ../nbs/28_shards.ipynb #aebf9dea
 def build_job(
     job:Job, # a split
 ) -> list: # one entry of the manifest
@@ -208,7 +208,7 @@ def build_job(
     Store(job.out).write(entries, _note(job))
     return entries
 
-# %% ../nbs/28_shards.ipynb #1640efa4
+# %% ../nbs/28_shards.ipynb #ce95491b
 def build_file(
     cls, # a task class
     split:str, # koflan's split name
@@ -221,7 +221,7 @@ def build_file(
     "Build one file in this process."
     return build_job(Job(cls, split, str(out), mirror, dict(seed=seed, cap=cap, **options)))[0]
 
-# %% ../nbs/28_shards.ipynb #6a96f015
+# %% ../nbs/28_shards.ipynb #cbaf74fb
 def open_job(
     job:Job, # a split
     shard_rows:int, # build at once what has no more rows
@@ -233,10 +233,10 @@ def open_job(
     small = job.cls.whole or rows <= shard_rows
     return build_job(job) if at_once and small and "max_shard_rows" not in job.options else rows
 
-# %% ../nbs/28_shards.ipynb #9165cd74
+# %% ../nbs/28_shards.ipynb #402b5f7c
 def _part(job, start, stop): return f".koflan/parts/{job.name}/{start:010}-{stop:010}.{job.format}"
 
-# %% ../nbs/28_shards.ipynb #5aeef9be
+# %% ../nbs/28_shards.ipynb #fbd77d50
 def build_part(
     job:Job, # a split
     made:dict, # its recipe
@@ -253,7 +253,7 @@ def build_part(
     store.write(part, f"{name}.json")
     return part
 
-# %% ../nbs/28_shards.ipynb #19baa426
+# %% ../nbs/28_shards.ipynb #c16f0299
 def _blocks(store, parts, size):
     "The records of the parts, cut into blocks of `size` of them: (number of the file, bytes or records)."
     at = 0
@@ -273,7 +273,7 @@ class _Raw(NamedTuple):
     @property
     def records(self): return self.data
 
-# %% ../nbs/28_shards.ipynb #cf3be103
+# %% ../nbs/28_shards.ipynb #6e0265ed
 def _write_blocks(job, name, blocks):
     kept = 0
     with Store(job.out).writing(name) as f:
@@ -284,7 +284,7 @@ def _write_blocks(job, name, blocks):
         sink.close()
     return dict(kept=kept, sha256=f.sha.hexdigest())
 
-# %% ../nbs/28_shards.ipynb #0f2d7043
+# %% ../nbs/28_shards.ipynb #a98506ba
 def _by_file(blocks, n):
     "One iterator for each of the `n` files, to be used up in turn."
     held = next(blocks, None)
@@ -295,7 +295,7 @@ def _by_file(blocks, n):
             held = next(blocks, None)
     return [one(i) for i in range(n)]
 
-# %% ../nbs/28_shards.ipynb #1b9e442c
+# %% ../nbs/28_shards.ipynb #baa7c0c2
 def join(
     job:Job, # a split
     made:dict, # its recipe
@@ -313,7 +313,7 @@ def join(
     store.remove([o["name"] + end for o in parts for end in ("", ".json")])
     return entries
 
-# %% ../nbs/28_shards.ipynb #eee8087b
+# %% ../nbs/28_shards.ipynb #3fa69a73
 class Survey(NamedTuple):
     "What a range of rows would give."
     rows: int # rows at the source
@@ -321,7 +321,7 @@ class Survey(NamedTuple):
     numbers: np.ndarray # row numbers of the records
     keys: pl.DataFrame|None # `exact` and `normal` of each record
 
-# %% ../nbs/28_shards.ipynb #4f3b94f9
+# %% ../nbs/28_shards.ipynb #ee021017
 def _surveyed(job, start, stop, keys):
     about = digest([recipe(job.cls, job.split, job.mirror, **job.allow, seed=job.options.get("seed", 0)), keys])
     return f".koflan/survey/{job.name}/{start:010}-{stop:010}.{about}.npz"
@@ -337,7 +337,7 @@ def read_survey(
         return Survey(counts["rows"], counts["dropped"], held["numbers"], keys)
     except (ValueError, OSError, EOFError, LookupError, BadZipFile, zlib.error): return None
 
-# %% ../nbs/28_shards.ipynb #aeb15257
+# %% ../nbs/28_shards.ipynb #968ad924
 def survey(
     job:Job, # a split
     start:int, # first row

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OBJECTS', 'LOCK', 'BEAT', 'STALE', 'Hashed', 'file_sha', 'Store']
 
-# %% ../nbs/26_store.ipynb #3394e36f
+# %% ../nbs/26_store.ipynb #92ad6781
 import io
 import json
 import os
@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from .schema import KoflanError, whole_file
 
-# %% ../nbs/26_store.ipynb #f51c532a
+# %% ../nbs/26_store.ipynb #cd27d859
 class Hashed(io.RawIOBase):
     "A file open for writing that counts the sha256 of what goes through it."
     def __init__(self,
@@ -40,7 +40,7 @@ class Hashed(io.RawIOBase):
         self.size += n
         return n
 
-# %% ../nbs/26_store.ipynb #f1080d7f
+# %% ../nbs/26_store.ipynb #50318991
 def file_sha(
     path, # a file, or one that is open for reading bytes
 ) -> str: # hexadecimal
@@ -51,7 +51,7 @@ def file_sha(
     while piece := path.read(1 << 20): h.update(piece)
     return h.hexdigest()
 
-# %% ../nbs/26_store.ipynb #7873a62d
+# %% ../nbs/26_store.ipynb #ae7eeb5e
 OBJECTS = ("s3", "s3a", "gs", "gcs", "abfs", "az", "memory") # file systems where a file is not there until it is whole
 
 class Store:
@@ -71,7 +71,7 @@ def _file_system(url):
     except ImportError as e: raise KoflanError(f"{url}: {e}" + (": pip install 'koflan[s3]'" if url.startswith("s3") else "")) from None
     except ValueError as e: raise KoflanError(f"{url}: {e}") from None
 
-# %% ../nbs/26_store.ipynb #3ff8558f
+# %% ../nbs/26_store.ipynb #9ec1d161
 @contextmanager
 def _uploaded(store, name):
     with NamedTemporaryFile() as tmp:
@@ -96,7 +96,7 @@ def writing(self:Store,
     else:
         with whole_file(self.here/name) as tmp, open(tmp, "wb") as f: yield Hashed(f)
 
-# %% ../nbs/26_store.ipynb #94516502
+# %% ../nbs/26_store.ipynb #ac6aee71
 @patch
 def write(self:Store,
     data, # bytes, str, or anything `json` can write
@@ -106,7 +106,7 @@ def write(self:Store,
     if not isinstance(data, (bytes, str)): data = json.dumps(data, ensure_ascii=False, indent=1) + "\n"
     with self.writing(name) as f: f.write(data if isinstance(data, bytes) else data.encode("utf-8"))
 
-# %% ../nbs/26_store.ipynb #bd77603b
+# %% ../nbs/26_store.ipynb #6c39f233
 @patch
 def open(self:Store,
     name:str, # path in the folder
@@ -114,7 +114,7 @@ def open(self:Store,
     "Open a file of the folder."
     return (self.here/name).open("rb") if self.here else self.fs.open(f"{self.root}/{name}", "rb")
 
-# %% ../nbs/26_store.ipynb #05b2f91a
+# %% ../nbs/26_store.ipynb #a48b7df4
 @patch
 def read(self:Store,
     name:str, # path in the folder
@@ -132,7 +132,7 @@ def read_json(self:Store,
     try: return json.loads(self.read(name) or b"null")
     except ValueError: return None
 
-# %% ../nbs/26_store.ipynb #cf8ca465
+# %% ../nbs/26_store.ipynb #f7b72f16
 @patch
 def sha(self:Store,
     name:str, # path in the folder
@@ -142,7 +142,7 @@ def sha(self:Store,
         with self.open(name) as f: return file_sha(f)
     except (FileNotFoundError, NotADirectoryError): return None
 
-# %% ../nbs/26_store.ipynb #11e413da
+# %% ../nbs/26_store.ipynb #b0dd9734
 @patch
 def names(self:Store,
     folder:str="", # path in the folder
@@ -151,7 +151,7 @@ def names(self:Store,
     if self.here: return sorted(o.relative_to(self.here).as_posix() for o in (self.here/folder).rglob("*") if o.is_file())
     return sorted(o[len(self.root.rstrip("/")) + 1:] for o in self.fs.find(f"{self.root}/{folder}".rstrip("/"))) if self.fs.exists(f"{self.root}/{folder}".rstrip("/")) else []
 
-# %% ../nbs/26_store.ipynb #12d9bac0
+# %% ../nbs/26_store.ipynb #ca0c1c7f
 @patch
 def remove(self:Store,
     names:list, # paths in the folder
@@ -165,7 +165,7 @@ def remove(self:Store,
         try: (self.here/o).rmdir()
         except OSError: pass # not empty
 
-# %% ../nbs/26_store.ipynb #a43a55c3
+# %% ../nbs/26_store.ipynb #0503d12d
 @patch
 def check_writable(self:Store):
     "Raise `KoflanError` when nothing can be written there."
@@ -176,14 +176,14 @@ def check_writable(self:Store):
     except OSError as e: raise KoflanError(f"{self}: cannot write there ({e.strerror or e})") from e
     except Exception as e: raise KoflanError(f"{self}: cannot write there ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''})") from e
 
-# %% ../nbs/26_store.ipynb #1d812eb1
+# %% ../nbs/26_store.ipynb #cccfbcb9
 LOCK, BEAT, STALE = ".koflan/lock.json", 10, 60 # the note of who is building; seconds between its beats; seconds after which it is dead
 
 def _busy(store, owner):
     who = f"process {owner['pid']} on {owner['host']}" if owner else "another process"
     return KoflanError(f"{store}: {who} is building there; wait for it, or name another folder")
 
-# %% ../nbs/26_store.ipynb #ef18f84f
+# %% ../nbs/26_store.ipynb #4e217ca1
 def _alive(owner):
     if not owner: return False
     if owner["host"] != gethostname(): return time() - owner["beat"] < STALE
@@ -192,7 +192,7 @@ def _alive(owner):
     except PermissionError: pass
     return True
 
-# %% ../nbs/26_store.ipynb #51eccbcf
+# %% ../nbs/26_store.ipynb #69d740bc
 @contextmanager
 def _remote_lock(store):
     me = dict(host=gethostname(), pid=os.getpid(), who=uuid4().hex)
@@ -210,7 +210,7 @@ def _remote_lock(store):
         done.set()
         if (store.read_json(LOCK) or {}).get("who") == me["who"]: store.remove([LOCK])
 
-# %% ../nbs/26_store.ipynb #d933904b
+# %% ../nbs/26_store.ipynb #780a14a5
 @patch
 @contextmanager
 def lock(self:Store):
@@ -229,7 +229,7 @@ def lock(self:Store):
         self.remove([LOCK])
     finally: held.release()
 
-# %% ../nbs/26_store.ipynb #6b6970ed
+# %% ../nbs/26_store.ipynb #84d8364f
 @patch
 def tidy(self:Store):
     "Take away temporary files of builds that died; only while holding the lock."

@@ -6,7 +6,7 @@
 __all__ = ['NEEDED', 'WORDS', 'read_manifest', 'check_sums', 'card_files', 'check_card', 'changes', 'groups', 'arguments',
            'rebuild', 'check_holdout', 'verify', 'koflan_verify']
 
-# %% ../nbs/31_verify.ipynb #ecff571d
+# %% ../nbs/31_verify.ipynb #4dc6d3f3
 import json
 import os
 from pathlib import Path
@@ -25,7 +25,7 @@ from .sources import find_mirror
 from .store import file_sha
 from .task import find_tasks
 
-# %% ../nbs/31_verify.ipynb #a73f74b0
+# %% ../nbs/31_verify.ipynb #9f04ffc3
 NEEDED = (((), ("file", "kind", "rows", "kept", "dropped", "sha256", "recipe")), (("recipe",), ("task", "split", "source", "options", "koflan")),
           (("recipe", "source"), ("repo", "licence", "place"))) # (path into an entry, keys that must be there)
 
@@ -49,7 +49,7 @@ def read_manifest(
         if lost := _lost(e): raise KoflanError(f"manifest.json: file {i} has no {lost!r}")
     return held
 
-# %% ../nbs/31_verify.ipynb #61edc21a
+# %% ../nbs/31_verify.ipynb #c0d446f4
 def _strangers(folder, names):
     there = (o.relative_to(folder) for o in sorted(folder.rglob("*")) if o.is_file())
     return [o.as_posix() for o in there if not any(p.startswith(".") for p in o.parts) and o.as_posix() not in names]
@@ -67,7 +67,7 @@ def check_sums(
     known = {"README.md", "manifest.json", *(e["file"] for e in held["files"])}
     return out + [f"{o}: the manifest does not know this file" for o in _strangers(folder, known)]
 
-# %% ../nbs/31_verify.ipynb #f732839a
+# %% ../nbs/31_verify.ipynb #cf0908e9
 def card_files(
     text:str, # a dataset card
 ) -> set: # (split, file) pairs
@@ -87,7 +87,7 @@ def _card_differs(folder, held):
     out += [f"README.md: {o} ({s}) is in the manifest but not in the card" for s, o in sorted(known - named)]
     return out or (["README.md: not the card of this manifest"] if held.get("koflan") == koflan.__version__ and text != card(entries, held.get("holdout")) else [])
 
-# %% ../nbs/31_verify.ipynb #f205843b
+# %% ../nbs/31_verify.ipynb #533c00d5
 def check_card(
     folder, # a data folder
     held:dict, # its manifest
@@ -98,7 +98,7 @@ def check_card(
     same = (folder/"manifest.json").read_text(encoding="utf-8") == plain
     return _card_differs(folder, held) + ([] if same else ["manifest.json: not written as koflan writes it"])
 
-# %% ../nbs/31_verify.ipynb #232b40ee
+# %% ../nbs/31_verify.ipynb #1b10cb9d
 WORDS = dict(code="code digest", task_version="task version", repo="source repository", parts="source splits", revision="source revision",
              place="place of the source", files="stamp of the source files", licence="licence", options="options", koflan="koflan version")
 
@@ -111,12 +111,12 @@ def changes(
     a, b = flat(old), flat(new)
     return [f"{WORDS.get(k, k)} was {a.get(k)}, is {b.get(k)}" for k in dict.fromkeys([*a, *b]) if a.get(k) != b.get(k)]
 
-# %% ../nbs/31_verify.ipynb #d865d016
+# %% ../nbs/31_verify.ipynb #795c54f8
 def _place(entry, mirror):
     if mirror or os.environ.get("KOFLAN_HUB_MIRROR"): return mirror
     return "samples" if entry["recipe"]["source"].get("place") == "samples" else None
 
-# %% ../nbs/31_verify.ipynb #e6a0222c
+# %% ../nbs/31_verify.ipynb #87368978
 def groups(
     entries:list, # of a manifest
 ) -> list: # lists of entries
@@ -128,7 +128,7 @@ def groups(
         out.setdefault((made["split"], made["source"]["place"] == "samples", digest(about)), []).append(e)
     return list(out.values())
 
-# %% ../nbs/31_verify.ipynb #e91c97bf
+# %% ../nbs/31_verify.ipynb #48251351
 def arguments(
     recipe:dict, # of an entry
 ) -> dict: # of `generate`
@@ -138,7 +138,7 @@ def arguments(
     mixed = dict(mixing=mixing["how"], mixing_rate_max=mixing["rate_max"], total=mixing["total"], weights=mixing["weights"]) if mixing else {}
     return dict(tasks=",".join(among), splits=recipe["split"]) | options | mixed
 
-# %% ../nbs/31_verify.ipynb #b3cf37c4
+# %% ../nbs/31_verify.ipynb #6281a5cc
 def _differs(entry, again, folder, tmp):
     "What differs between an entry, its file, and the same file built again."
     file, clean = entry["file"], entry.get("cleaned")
@@ -150,14 +150,14 @@ def _differs(entry, again, folder, tmp):
         if more: out.append(f"{file}: {more} records are not among those built again")
     return out
 
-# %% ../nbs/31_verify.ipynb #2dd1554c
+# %% ../nbs/31_verify.ipynb #8ce8d1a2
 def _compare(entry, again, folder, tmp, why):
     file, made = entry["file"], entry["recipe"]
     if not again: return [f"{file}: " + (f"cannot be built again: {why}" if why else "no such file comes out today")]
     new, out = changes(made, again["recipe"]), _differs(entry, again, folder, tmp)
     return [f"{file}: {o}{'' if out else ' (the records are the same)'}" for o in new] + out
 
-# %% ../nbs/31_verify.ipynb #d2e45047
+# %% ../nbs/31_verify.ipynb #eadfdb34
 def rebuild(
     entries:list, # files of a manifest that are built together
     folder, # the data folder
@@ -175,7 +175,7 @@ def rebuild(
     names, there = {(e["recipe"]["task"], e["recipe"]["split"]) for e in entries}, {e["file"] for e in entries}
     return out + [f"{e['file']}: comes out today, but is not in the manifest" for e in made if e["file"] not in there and (e["recipe"]["task"], e["recipe"]["split"]) in names and "cleaned" not in entries[0]]
 
-# %% ../nbs/31_verify.ipynb #263c8d29
+# %% ../nbs/31_verify.ipynb #870509c7
 def check_holdout(
     held:dict, # a manifest
 ) -> list[str]: # one line for each task that should not be there
@@ -186,7 +186,7 @@ def check_holdout(
     except KoflanError as e: return [f"manifest.json: holdout: {e}"]
     return [f"manifest.json: {k} is there, but was held out ({why})" for k, why in bad.items()]
 
-# %% ../nbs/31_verify.ipynb #9750b276
+# %% ../nbs/31_verify.ipynb #af6b3905
 def verify(
     folder, # a data folder
     mirror:str|None=None, # a folder of repositories, or "samples"
@@ -204,7 +204,7 @@ def verify(
     for o in tqdm(groups(held["files"]), desc="koflan_verify", disable=None): out += rebuild(o, folder, mirror, num_proc)
     return out + ([] if held.get("koflan") == koflan.__version__ else [f"manifest.json: koflan version was {held.get('koflan')}, is {koflan.__version__}"])
 
-# %% ../nbs/31_verify.ipynb #15ea82d6
+# %% ../nbs/31_verify.ipynb #b4d30638
 @call_parse
 def koflan_verify(
     folder:str, # data folder of koflan_generate
