@@ -6,7 +6,7 @@
 __all__ = ['BY', 'COLUMNS', 'PERM', 'ROWS', 'CROWD', 'LEVELS', 'SIDES', 'REASONS', 'source_texts', 'texts_of', 'near_pairs',
            'matches', 'table', 'shared', 'Overlaps', 'koflan_contamination']
 
-# %% ../nbs/32_contamination.ipynb #b2ea6f69
+# %% ../nbs/32_contamination.ipynb #13d3eb87
 import os
 import shutil
 from pathlib import Path
@@ -24,9 +24,10 @@ from .korean import normal_form_expr
 from .schema import KoflanError, read_records, unknown, user_errors, whole_file, write_json, write_records, write_text
 from .sources import SPLITS
 from .task import find_tasks
-from .verify import check_sums, file_sha, read_manifest
+from .store import file_sha
+from .verify import check_sums, read_manifest
 
-# %% ../nbs/32_contamination.ipynb #8d508326
+# %% ../nbs/32_contamination.ipynb #2c6907c8
 def _pattern(template):
     "A regular expression that takes a filled template apart."
     gap = lambda field, spec: "" if field is None else "(.*?)" + (f"(?:{spec.replace('/', '|')})" if spec else "")
@@ -40,7 +41,7 @@ def _templates(task):
     words = lambda t: sum(len(lit) for lit, _, _ in t.parts)
     return sorted((t for t in found.values() if words(t)), key=lambda t: (-words(t), t.text))
 
-# %% ../nbs/32_contamination.ipynb #02f6910a
+# %% ../nbs/32_contamination.ipynb #da2337b5
 def source_texts(
     inputs:pl.Series, # the inputs of a task's records
     task:str, # its name
@@ -54,7 +55,7 @@ def source_texts(
         out = pl.when(col.str.contains(pattern)).then(parts).otherwise(out)
     return inputs.rename("input").to_frame().select(out.alias("texts")).to_series()
 
-# %% ../nbs/32_contamination.ipynb #32eb5f25
+# %% ../nbs/32_contamination.ipynb #93d2dbcb
 BY = ("input", "field")
 COLUMNS = dict(file=pl.Int64, row=pl.Int64, task=pl.String, id=pl.String, text=pl.String, norm=pl.String)
 
@@ -78,7 +79,7 @@ def texts_of(
     got = [_texts(Path(folder)/e["file"], e, i, by) for i, e in enumerate(held["files"]) if e["recipe"]["split"] in splits]
     return pl.concat(got) if got else pl.DataFrame(schema=COLUMNS)
 
-# %% ../nbs/32_contamination.ipynb #bd33f55b
+# %% ../nbs/32_contamination.ipynb #6c7d6753
 PERM, ROWS, CROWD = 128, 4, 8 # MinHash values of a text; values of a band; texts of the other side looked at in one bucket
 
 def _rensa():
@@ -106,7 +107,7 @@ def _bands(grams, starts, step=8192):
         out.append(key)
     return np.concatenate(out)
 
-# %% ../nbs/32_contamination.ipynb #46cd92af
+# %% ../nbs/32_contamination.ipynb #e7f41641
 def _candidates(train, test):
     "Pairs (i, j) of train and test texts that share a band."
     seen = []
@@ -123,7 +124,7 @@ def _jaccard(pairs, train, test, step=100_000):
     out = [pl.DataFrame(dict(a=train.gather(o["i"]), b=test.gather(o["j"]))).select(both / (size("a") + size("b") - both)) for o in pairs.iter_slices(step)]
     return pl.concat(out).to_series() if out else pl.Series([], dtype=pl.Float64)
 
-# %% ../nbs/32_contamination.ipynb #f3d02949
+# %% ../nbs/32_contamination.ipynb #2b058ff6
 def near_pairs(
     train:pl.Series, # normal forms
     test:pl.Series, # normal forms
@@ -139,7 +140,7 @@ def near_pairs(
     pairs = pairs.with_columns(similarity=_jaccard(pairs, *lists)).filter(pl.col("similarity") >= near)
     return pairs.select(train=train.gather(pairs["i"]), test=test.gather(pairs["j"]), similarity="similarity").filter(pl.col("train") != pl.col("test"))
 
-# %% ../nbs/32_contamination.ipynb #c3d3c814
+# %% ../nbs/32_contamination.ipynb #62ea4cfa
 LEVELS = ("exact", "normal", "near") # from strict to loose
 SIDES = ("train", "test")
 
@@ -163,7 +164,7 @@ def matches(
     found = pl.concat(found).sort("train_task", "test_task", "level", "similarity", "test_id", "train_id", descending=[False] * 3 + [True] + [False] * 2)
     return found.unique(["train_task", "test_task", "test_text"], keep="first", maintain_order=True)
 
-# %% ../nbs/32_contamination.ipynb #3fe13410
+# %% ../nbs/32_contamination.ipynb #d05072b2
 def table(
     found:pl.DataFrame, # of `matches`
     test:pl.DataFrame, # of `texts_of`
@@ -176,7 +177,7 @@ def table(
     out = hit.group_by("train_task", "test_task").agg(*each, overlap=pl.len().cast(pl.Int64)).join(size, on="test_task")
     return out.with_columns(share=pl.col("overlap") / pl.col("records")).drop("records").sort("overlap", "train_task", "test_task", descending=[True, False, False])
 
-# %% ../nbs/32_contamination.ipynb #c4698f42
+# %% ../nbs/32_contamination.ipynb #65500bac
 def shared(
     train:pl.DataFrame, # of `texts_of`
     min_chars:int=10, # shorter texts do not count
@@ -188,7 +189,7 @@ def shared(
     both = both.join(size, on="task").join(size, left_on="other", right_on="task", suffix="_b")
     return both.select("task", "other", "texts", share=pl.col("texts") / pl.min_horizontal("n", "n_b")).sort("texts", "task", "other", descending=[True, False, False])
 
-# %% ../nbs/32_contamination.ipynb #9f328851
+# %% ../nbs/32_contamination.ipynb #a7090322
 class Overlaps:
     "What the train and test files of a data folder share."
     def __init__(self,
@@ -210,7 +211,7 @@ class Overlaps:
         self.found = matches(self.train, self.test, self.pairs)
         self.table, self.shared = table(self.found, self.test), shared(self.train, min_chars)
 
-# %% ../nbs/32_contamination.ipynb #fd190c02
+# %% ../nbs/32_contamination.ipynb #5c2088ec
 def _lines(rows, left):
     "Columns of text, the first `left` of them to the left."
     w = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
@@ -230,7 +231,7 @@ def examples(self:Overlaps,
     line = lambda r: f"  {LEVELS[r['level']]} {r['similarity']:.2f}\n    {r['test_id']}: {_cut(r['test_text'])}\n    {r['train_id']}: {_cut(r['train_text'])}"
     return [line(r) for r in of.iter_rows(named=True)]
 
-# %% ../nbs/32_contamination.ipynb #ccec2a84
+# %% ../nbs/32_contamination.ipynb #6a445c7d
 @patch
 def report(self:Overlaps,
     rows:int=20, # pairs of tasks in the table
@@ -245,7 +246,7 @@ def report(self:Overlaps,
     both = [(r["task"], r["other"], f"{r['texts']:,}", f"{r['share']:.2%}") for r in self.shared.head(rows).iter_rows(named=True)]
     return "\n".join(lines + (["\ntrain tasks that share texts:", *_lines([("task", "other", "texts", "share"), *both], 2)] if both else []))
 
-# %% ../nbs/32_contamination.ipynb #7a5ec115
+# %% ../nbs/32_contamination.ipynb #ab10531d
 @patch
 def write_csv(self:Overlaps,
     path, # where
@@ -255,7 +256,7 @@ def write_csv(self:Overlaps,
     of = self.table if what == "table" else self.found.with_columns(pl.col("level").replace_strict(range(len(LEVELS)), LEVELS, return_dtype=pl.String))
     with whole_file(path) as tmp: of.write_csv(tmp, include_bom=True)
 
-# %% ../nbs/32_contamination.ipynb #e24cba4a
+# %% ../nbs/32_contamination.ipynb #43753ea4
 REASONS = tuple(f"{o}_in_test" for o in LEVELS)
 
 @patch
@@ -266,7 +267,7 @@ def marks(self:Overlaps) -> pl.DataFrame: # file, row, level
     level = pl.coalesce(*(pl.when(o).then(pl.lit(i, dtype=pl.Int64)) for i, o in enumerate(hit)))
     return self.train.with_columns(level=level).drop_nulls("level").group_by("file", "row").agg(pl.col("level").min()).sort("file", "row")
 
-# %% ../nbs/32_contamination.ipynb #5463e7f2
+# %% ../nbs/32_contamination.ipynb #f55a631c
 @patch
 def _cleaned(self:Overlaps, at, entry, out):
     "Write a train file without its marked records; its new entry."
@@ -282,7 +283,7 @@ def _copied(folder, entry, out):
     with whole_file(out/entry["file"]) as tmp: shutil.copyfile(folder/entry["file"], tmp)
     return entry
 
-# %% ../nbs/32_contamination.ipynb #ffe03379
+# %% ../nbs/32_contamination.ipynb #105175db
 @patch
 def drop(self:Overlaps,
     out, # a folder that is not there yet, or is empty
@@ -299,12 +300,12 @@ def drop(self:Overlaps,
             done = [self._cleaned(i, e, new) if e["recipe"]["split"] == "train" else _copied(self.folder, e, new) for i, e in enumerate(self.held["files"])]
             left = [e for e in done if e["sha256"]]
             write_json(self.held | dict(files=left), new/"manifest.json")
-            write_text(card(left), new/"README.md")
+            write_text(card(left, self.held.get("holdout")), new/"README.md")
             os.replace(new, out)
     except OSError as e: raise KoflanError(f"{out}: cannot write there ({e.strerror})") from e
     return [e for e in done if e["recipe"]["split"] == "train"]
 
-# %% ../nbs/32_contamination.ipynb #a3913ca0
+# %% ../nbs/32_contamination.ipynb #9baab7d3
 @call_parse
 def koflan_contamination(
     folder:str, # data folder of koflan_generate
