@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['rates', 'quotas', 'read_weights', 'hold_out', 'duplicates']
 
-# %% ../nbs/27_mixing.ipynb #7d49fdf1
+# %% ../nbs/27_mixing.ipynb #dc70791f
 import math
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,13 +17,13 @@ import yaml
 from .schema import KoflanError, unknown
 from .task import CLUSTERS, find_tasks
 
-# %% ../nbs/27_mixing.ipynb #64c84653
+# %% ../nbs/27_mixing.ipynb #5cf3cd20
 def _sizes(counts, rate_max, weights):
     "What a task counts for, in order of names."
     if rate_max is not None and rate_max < 1: raise KoflanError(f"mixing_rate_max is {rate_max}; want 1 or more")
     return {k: min(counts[k], rate_max or counts[k]) * (weights or {}).get(k, 1) for k in sorted(counts)}
 
-# %% ../nbs/27_mixing.ipynb #5667f06a
+# %% ../nbs/27_mixing.ipynb #f75e7484
 def rates(
     counts:dict, # task -> records it has
     rate_max:int|None=3000, # records beyond so many count for nothing; None for no such limit
@@ -34,7 +34,7 @@ def rates(
     if not (total := math.fsum(sizes.values())): raise KoflanError("there is nothing to mix: every task is empty or has the weight 0")
     return {k: o / total for k, o in sizes.items()}
 
-# %% ../nbs/27_mixing.ipynb #135d8a65
+# %% ../nbs/27_mixing.ipynb #2b660116
 def quotas(
     counts:dict, # task -> records it has
     total:int, # records wanted
@@ -49,7 +49,7 @@ def quotas(
     taken = np.bincount(np.repeat(np.arange(len(at)), [len(o) for o in at.values()])[first], minlength=len(at))
     return {k: 0 for k in sizes} | dict(zip(at, map(int, taken)))
 
-# %% ../nbs/27_mixing.ipynb #5693b396
+# %% ../nbs/27_mixing.ipynb #f7aa3778
 def _weights(path, held):
     "The two mappings of a file of weights, checked."
     if not isinstance(held, dict): raise KoflanError(f"{path}: want a mapping with the keys tasks and clusters")
@@ -60,7 +60,7 @@ def _weights(path, held):
             if isinstance(o, bool) or not isinstance(o, (int, float)) or not 0 <= o < math.inf: raise KoflanError(f"{path}: the weight of {name} is {o!r}; want a number of 0 or more")
     return {str(k): o for k, o in (held.get("tasks") or {}).items()}, held.get("clusters") or {}
 
-# %% ../nbs/27_mixing.ipynb #1ac8cd78
+# %% ../nbs/27_mixing.ipynb #7b5e662c
 def _named(pattern, classes, before=""):
     "The classes that a name or glob names, of those given or of all tasks."
     hit = [c for c in classes if fnmatchcase(c.name, pattern)]
@@ -80,7 +80,7 @@ def read_weights(
     globs = lambda name: [o for k, o in tasks.items() if fnmatchcase(name, k)]
     return {c.name: tasks.get(c.name, (globs(c.name) or [clusters.get(c.cluster, 1)])[-1]) for c in classes}
 
-# %% ../nbs/27_mixing.ipynb #3e30ebcd
+# %% ../nbs/27_mixing.ipynb #ef7e79c5
 def _targets(what, classes):
     "(`cluster:nli` or `task:nsmc` as it was given, classes that it names) pairs."
     out, known = [], {c.name: c for c in [*find_tasks("*"), *classes]}
@@ -93,7 +93,7 @@ def _targets(what, classes):
     if not out: raise KoflanError("holdout: want cluster:NAME or task:NAME")
     return out
 
-# %% ../nbs/27_mixing.ipynb #2c70863b
+# %% ../nbs/27_mixing.ipynb #8d4902d5
 def _kinship(cls, other):
     "Why two tasks are relatives; None where they are not."
     both = sorted(set(cls.corpora()) & set(other.corpora()))
@@ -101,7 +101,7 @@ def _kinship(cls, other):
     own = lambda c: {(c.source.repo, config) for split in c.source.splits for config, _ in c.source.parts(split)}
     return f"reads the same source as {other.name}" if own(cls) & own(other) else None
 
-# %% ../nbs/27_mixing.ipynb #d93e2e79
+# %% ../nbs/27_mixing.ipynb #e105a50a
 def hold_out(
     classes:list, # task classes
     what:str, # as "cluster:nli,task:nsmc"
@@ -115,7 +115,7 @@ def hold_out(
     names = {c.name for c in classes}
     return [c for c in classes if c.name not in why], {k: why[k] for k in sorted(why) if k in names}
 
-# %% ../nbs/27_mixing.ipynb #db3ebbde
+# %% ../nbs/27_mixing.ipynb #e30530ad
 def duplicates(
     found:list, # (task name, row numbers, keys `exact` and `normal`) in order
     across:bool=False, # does a text count that stands in an earlier task?

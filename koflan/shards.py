@@ -25,7 +25,7 @@ import koflan
 from .schema import SCHEMA
 from .sources import SAMPLES, _in_card, find_mirror
 from .store import Store, file_sha
-from .task import tally
+from .task import ahead, tally
 
 # %% ../nbs/28_shards.ipynb #7e71185b
 @lru_cache(1 << 16)
@@ -120,6 +120,10 @@ ROWS = 10_000 # rows of a parquet row group
 class Lines:
     "Records written to a file as JSONL."
     def __init__(self, file): self.file = file
+    def made(self, built):
+        built.text()
+        return built
+
     def add(self, built): built.write(self.file)
     def close(self): pass
 
@@ -130,6 +134,10 @@ class RowGroups:
         self.held, empty = [], pl.DataFrame(schema=SCHEMA).to_arrow()
         self.schema = pq.core.pa.schema(empty.schema)
         self.writer = pq.ParquetWriter(file, self.schema, compression="zstd", store_schema=False)
+
+    def made(self, built):
+        built.records
+        return built
 
     def add(self, built):
         self.held.append(built.records)
@@ -166,7 +174,7 @@ def write_part(
     rows, kept, dropped = 0, 0, []
     with Store(job.out).writing(name) as f:
         sink = SINKS[job.format](f)
-        for o in _stream(job, start, stop, only=only):
+        for o in ahead(map(sink.made, _stream(job, start, stop, only=only))):
             rows, kept = rows + o.rows, kept + len(o.numbers)
             dropped.append(o.dropped)
             sink.add(o)

@@ -363,7 +363,8 @@ class Frames:
     ):
         self.source, self.split, self.parts = source, split, parts
         self.rows = sum(part.rows for _, part in parts)
-        self.chunk = max(1000, self.rows * CHUNK // (1 + sum(part.size for _, part in parts)))
+        self.size = sum(part.size for _, part in parts) # bytes, as the source tells them
+        self.chunk = max(1000, self.rows * CHUNK // (1 + self.size))
         self.keep = source._kept_of(self)
 
     def pieces(self,

@@ -31,6 +31,7 @@ from .chance import Chance, mix, smallest
 from .korean import normal_form_expr
 from .prompts import Cell, columns_of, form_of, template_form, weave
 from .schema import KINDS, RECORD, SCHEMA, KoflanError, faults, unknown
+from .sources import CHUNK
 
 # %% ../nbs/04_task.ipynb #0544f10f
 CLUSTERS = ("sentiment", "topic", "hate", "nli", "paraphrase", "mrc", "commonsense", "intent", "exam", "knowledge", "bias", "ner",
@@ -510,6 +511,7 @@ def stream(self:Task,
     if self.whole:
         if (start, stop) != (0, frames.rows): raise KoflanError(f"{self.name} is made of whole splits: rows {start} to {stop} cannot be had alone")
         step = max(1, frames.rows)
+    if not chunk and type(self).lend is not Task.lend and frames.size < 8 * CHUNK: step = max(1, frames.rows) # cheaper than to read it twice
     pieces = lambda a, b: frames.pieces(a, b, step, odd=True)
     with _fitting(self, split, frames):
         alone = (start, stop) == (0, frames.rows) and step >= frames.rows # a single piece lends to itself
