@@ -69,13 +69,14 @@ def _declaration(cls):
     except KoflanError as e: out.append(Fault(str(e), f"the source has the columns {', '.join(cls.source.fields)}; add what is missing to its columns or derive"))
     return out + [Fault(f"{t.text!r}: {o}") for t in cls.prompts for o in lint(t.text)]
 
+# %% ../nbs/06_check.ipynb #28270ba8
 def _copied(cls):
     "Lists of instructions that another task has word for word."
     importlib.import_module("koflan.tasks")
     others = {ask.instructions: o.name for o in REGISTRY.values() if o.name != cls.name and o.prompts for ask in o.prompts.asks if len(ask.instructions) > 1}
     return [Fault(f"its instructions {ask.instructions[0]!r}... are those of {others[ask.instructions]}", "write its own") for ask in cls.prompts.asks if ask.instructions in others]
 
-# %% ../nbs/06_check.ipynb #a58d7634
+# %% ../nbs/06_check.ipynb #74c3e43c
 def _reach(cls, frames):
     "Labels and branches that no sample row reaches."
     df, out = pl.concat([df.drop("_row") for df in frames.values()], how="vertical_relaxed"), []
@@ -90,7 +91,7 @@ def _reach(cls, frames):
         if not met.any(): out.append(lost(f"meets {ask.when}"))
     return out
 
-# %% ../nbs/06_check.ipynb #fdc4d48d
+# %% ../nbs/06_check.ipynb #c5ff5ffe
 def _allow(task): return dict(allow_no_input=task.input_optional, allow_no_negative=task.kind == "dialogue")
 
 def _stopped(task, split, rows, error):
@@ -102,18 +103,20 @@ def _stopped(task, split, rows, error):
             return Fault(f"{split}: row {rows['_row'][i]}: {said}", "make the task read such a row, or leave it out with a reason in drops", split, rows.row(i, named=True))
     return Fault(f"{split}: {error if isinstance(error, KoflanError) else f'{type(error).__name__}: {error}'}", "every row converts alone; look at what is done with several")
 
+# %% ../nbs/06_check.ipynb #87fbf48f
 def _of(rows, split, record):
     "The place of a fault: the row that a record came from."
     at = rows.filter(pl.col("_row") == int(record["id"].split("-")[-1]))
     return dict(split=split, row=at.row(0, named=True) if len(at) else None)
 
-# %% ../nbs/06_check.ipynb #6db688b2
+# %% ../nbs/06_check.ipynb #145aaae3
 MEND = {"instruction is empty": "its columns are empty here; add a reason to drops", "was left in the instruction": "name a column that the source has",
         "input is empty": "add a reason to drops, or say input_optional = True", "is both right and wrong": "two of its answers are the same; leave such rows out with a reason in drops",
         "stands twice": "take each answer once", "answer is empty": "leave empty answers out", "positives in a": "give as many right answers as its kind wants, or declare another kind",
         "negatives in a": "give as many wrong answers as its kind wants, or declare another kind"} # part of a message of `problems` -> what to change
 STEADY = "choose with the `chance` that is handed in, not with random; do not keep anything between calls"
 
+# %% ../nbs/06_check.ipynb #05f84263
 def _differ(a, b, rows, split, text):
     "The fault of two runs that differ, with the first record that does."
     both = [tuple({o["id"]: o for o in df.to_dicts()} for df in (a, b))][0]
@@ -122,7 +125,7 @@ def _differ(a, b, rows, split, text):
     pair = tuple(o[first] for o in both if first in o)
     return Fault(f"{split}: {text}", STEADY, records=pair, **_of(rows, split, pair[0]))
 
-# %% ../nbs/06_check.ipynb #10fb4adc
+# %% ../nbs/06_check.ipynb #0881c3d9
 def _broken(task, split, rows, records):
     "Faults of single records."
     out, seen = [], set()
@@ -133,6 +136,7 @@ def _broken(task, split, rows, records):
         if found: out.append(Fault(f"{row['id']}: {'; '.join(found)}", mend, records=(row,), **_of(rows, split, row)))
     return out
 
+# %% ../nbs/06_check.ipynb #bb237c6d
 def _lost(task, split, rows, built):
     "Faults of the count of rows, with the first row that is not there."
     if len(built.records) + sum(built.dropped.values()) == len(rows) and len(built.records): return []
@@ -142,7 +146,7 @@ def _lost(task, split, rows, built):
     if not len(built.records): return [Fault(f"{split}: no record is left, dropped {built.dropped}", "the reasons say why; compare this row with drops and with the answers", split, row)]
     return [Fault(f"{split}: {len(rows)} rows, {len(built.records)} records, dropped {built.dropped}", "every row becomes one record or is dropped with a reason", split, row)]
 
-# %% ../nbs/06_check.ipynb #7446e7cf
+# %% ../nbs/06_check.ipynb #2debc7e8
 def _records(task, split, rows):
     "Faults of the records of one split."
     try: built, again, back = (task.convert(o, split, **_allow(task)) for o in (rows, rows, rows[::-1]))
@@ -154,18 +158,19 @@ def _records(task, split, rows):
     if not back.records.sort("id").equals(built.records.sort("id")): out.append(_differ(built.records, back.records, rows, split, "the order of the rows changes the records"))
     return out + _caps(task, split) + _pieces(task, split, built.records)
 
+# %% ../nbs/06_check.ipynb #55c50cf6
 def _caps(task, split):
     few, more = (task.build(split, cap=k, allow_no_negative=True).records["id"] for k in (2, 5))
     return [] if few.is_in(more.implode()).all() else [Fault(f"{split}: the records under cap 2 are not among those under cap 5", "leave the cap to Task.build")]
 
-# %% ../nbs/06_check.ipynb #2945f960
+# %% ../nbs/06_check.ipynb #610964f5
 def _pieces(task, split, records):
     "Faults of the ways that a build takes: straight to lines, and piece by piece."
     whole, three = (b"".join(o.text() for o in task.stream(split, chunk=n, **_allow(task))) for n in (None, 3))
     out = [] if whole == records.write_ndjson().encode() else [Fault(f"{split}: the short cut writes other records than convert makes", "let answer_forms say what answers says")]
     return out if three == whole else [*out, Fault(f"{split}: read three rows at a time it gives other records", "if a row needs its neighbours, say whole = True")]
 
-# %% ../nbs/06_check.ipynb #1a1a4467
+# %% ../nbs/06_check.ipynb #cb54d66f
 def check_task(
     cls, # a `Task` class
     mirror:str|None=None, # where to read its rows from; by default the packaged samples
@@ -184,6 +189,7 @@ def check_task(
     counts = ", ".join(f"{split} {len(rows)}" for split, rows in frames.items())
     return f"{cls.name}: {cls.kind}, {len(cls.prompts)} instructions, rows {counts}: all right"
 
+# %% ../nbs/06_check.ipynb #e8883cf9
 def _rows_of(cls):
     "The packaged samples, or the mirror of the environment for a task of a notebook that has none yet."
     return "samples" if (SAMPLES/cls.source.repo).is_dir() or not in_notebook(cls) else os.environ.get("KOFLAN_HUB_MIRROR") or "samples"

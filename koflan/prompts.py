@@ -64,12 +64,14 @@ def _slot(texts):
     names = list(dict.fromkeys(o for o in texts if isinstance(o, Cell)))
     return names, np.array([names.index(o) if isinstance(o, Cell) else -1 for o in texts])
 
+# %% ../nbs/02_prompts.ipynb #5dbf3da1
 @lru_cache(maxsize=1024)
 def _slots(forms):
     "What forms have in each place, texts and cells by turns."
     wide = max(map(len, forms), default=0)
     return [o for o in map(_slot, zip(*(o + ("",) * (wide - len(o)) for o in forms))) if o]
 
+# %% ../nbs/02_prompts.ipynb #95018122
 def _filled(slot, which, columns):
     names, has = slot
     if has is None: return names.new_from_index(0, len(which)) if len(names) == 1 else names[which]
@@ -80,11 +82,13 @@ def _filled(slot, which, columns):
     if not has.any(): return columns[names[0]]
     return pl.select(pl.when(pl.Series(has == 0)).then(columns[names[0]]).otherwise(pl.lit(""))).to_series()
 
+# %% ../nbs/02_prompts.ipynb #4be4dd34
 def _used(items, which):
     "The items that occur, and `which` in terms of them."
     at = np.flatnonzero(np.bincount(which, minlength=len(items)))
     return ([items[i] for i in at], np.searchsorted(at, which)) if len(at) < len(items) else (list(items), which)
 
+# %% ../nbs/02_prompts.ipynb #7aee746d
 def weave(
     forms:list, # as from `form_of`
     which:np.ndarray, # the form of each row
@@ -95,7 +99,7 @@ def weave(
     parts = [_filled(o, which, columns) for o in _slots(tuple(used))]
     return pl.select(pl.concat_str(parts)).to_series() if parts else pl.Series([""], dtype=pl.String).new_from_index(0, len(which))
 
-# %% ../nbs/02_prompts.ipynb #3053e7e5
+# %% ../nbs/02_prompts.ipynb #d0bdca29
 @lru_cache(maxsize=4096)
 def template_form(
     template:Template, # a template
@@ -104,6 +108,7 @@ def template_form(
     cells = lambda field, spec: [] if field is None else [Cell(field), *([Cell(f"{field}:{spec}")] if spec else [])]
     return form_of(o for text, field, spec in template.parts for o in (text, *cells(field, spec)))
 
+# %% ../nbs/02_prompts.ipynb #4dac63ed
 def _josa_of(words, pair):
     known = words.unique(maintain_order=True)
     return words.replace_strict(known, [josa(o, pair) for o in known], return_dtype=pl.String) if len(words) else words
@@ -112,6 +117,7 @@ def _as_text(col):
     col = col if col.dtype == pl.String else col.cast(pl.String)
     return col.fill_null("") if col.null_count() else col
 
+# %% ../nbs/02_prompts.ipynb #020d8d87
 def columns_of(
     df:pl.DataFrame, # rows
     templates, # some `Template`s
@@ -127,11 +133,12 @@ def columns_of(
         got[f"{field}:{pair}"] = pl.Series([""], dtype=pl.String).new_from_index(0, len(df)).scatter(at, _josa_of(words, pair))
     return got
 
-# %% ../nbs/02_prompts.ipynb #2057eaca
+# %% ../nbs/02_prompts.ipynb #098ddc0b
 MAX_LENGTH = 150 # characters of an instruction template
 _BOTH_JOSA = re.compile(r"(은\(는\)|는\(은\)|이\(가\)|가\(이\)|을\(를\)|를\(을\)|과\(와\)|와\(과\)|\(으\)로|으로\(로\)|은/는|이/가|을/를|와/과|과/와)")
 _FUSED = re.compile(r"[가-힣][.?!][가-힣]")
 
+# %% ../nbs/02_prompts.ipynb #a98ea158
 def lint(
     text:str, # an instruction template or an answer
     max_length:int=MAX_LENGTH, # in characters
@@ -146,7 +153,7 @@ def lint(
     if "  " in bare or "\t" in bare: out.append("two spaces in a row")
     return out
 
-# %% ../nbs/02_prompts.ipynb #a2435124
+# %% ../nbs/02_prompts.ipynb #0ae1e17d
 def _texts(what, values):
     values = (values,) if isinstance(values, str) else tuple(values)
     if not values: raise PromptError(f"no {what}")
@@ -156,6 +163,7 @@ def _texts(what, values):
     if twice := [o for i, o in enumerate(values) if o in values[:i]]: raise PromptError(f"{what} {twice[0]!r} stands twice")
     return values
 
+# %% ../nbs/02_prompts.ipynb #298e7be1
 def _wordings(answers):
     out = {label: _texts(f"answer for {label!r}", words) for label, words in answers.items()}
     if len(set(map(len, out.values()))) > 1:
@@ -164,7 +172,7 @@ def _wordings(answers):
         if twice := [o for i, o in enumerate(nth) if o in nth[:i]]: raise PromptError(f"answer {twice[0]!r} stands for two labels")
     return out
 
-# %% ../nbs/02_prompts.ipynb #33ae4e0a
+# %% ../nbs/02_prompts.ipynb #edbfb76c
 class Ask:
     "Instructions that share their answers."
     def __init__(self,
@@ -189,7 +197,7 @@ class Ask:
         "Does the row meet `when`?"
         return all(row[k] == v for k, v in self.when.items())
 
-# %% ../nbs/02_prompts.ipynb #2d131584
+# %% ../nbs/02_prompts.ipynb #1a77f599
 class Prompts:
     "All the ways one task asks, numbered in order."
     def __init__(self,
@@ -206,7 +214,7 @@ class Prompts:
     def __iter__(self): return iter(self.templates)
     def __repr__(self): return f"Prompts({len(self)} instructions in {len(self.asks)} asks)"
 
-# %% ../nbs/02_prompts.ipynb #b01d2cbc
+# %% ../nbs/02_prompts.ipynb #8ee2f816
 def check_fields(
     prompts:Prompts, # a task's prompts
     columns:Iterable[str], # the columns its rows have

@@ -35,12 +35,13 @@ def _answer_table(prompts, names):
     lists = pl.List(pl.String)
     return np.array(offset), pl.Series(right, dtype=lists), pl.Series(wrong, dtype=lists)
 
+# %% ../nbs/05_shapes.ipynb #f60e1d3a
 @lru_cache(maxsize=256)
 def _label_forms(prompts, names):
     _, right, wrong = _answer_table(prompts, names)
     return [(tuple(r), tuple(w), None) for r, w in zip(right.to_list(), wrong.to_list())]
 
-# %% ../nbs/05_shapes.ipynb #33cc084d
+# %% ../nbs/05_shapes.ipynb #e5c1453e
 class LabelTask(Task):
     "One label for each row: its answer is right, the other labels' answers are wrong."
     whole = False
@@ -61,7 +62,7 @@ class LabelTask(Task):
     def answer_forms(self, df, chosen, lent):
         return Answers(self._at(df, chosen.ask, chosen.wording), _label_forms(self.prompts, self.names), {})
 
-# %% ../nbs/05_shapes.ipynb #44edcfd5
+# %% ../nbs/05_shapes.ipynb #e5d44b3b
 class MultiLabelTask(Task):
     "Any number of labels for each row: answers of its labels are right, all others wrong."
     kind, whole = "multilabel", False
@@ -83,7 +84,7 @@ class MultiLabelTask(Task):
             on[long["at"].to_numpy(), long["n"].to_numpy()] = True
         return np.column_stack([on, ~on.any(axis=1)]) if self.none else on
 
-# %% ../nbs/05_shapes.ipynb #7c209664
+# %% ../nbs/05_shapes.ipynb #1db63d30
 @patch
 def _flags(self:MultiLabelTask, df):
     "The flag columns as booleans; `KoflanError` when one holds anything but 0 and 1."
@@ -94,7 +95,7 @@ def _flags(self:MultiLabelTask, df):
         if len(off): raise KoflanError(f"{self.name}: {o!r} is {off[o][0]} in row {off['_row'][0]}, not 0 or 1")
     return df.select(pl.col(o).cast(pl.Float64) == 1 for o in self.flags)
 
-# %% ../nbs/05_shapes.ipynb #f8d530a5
+# %% ../nbs/05_shapes.ipynb #59ecb44b
 def _answer_lists(prompts, names, keys):
     "Right and wrong answers for rows of (ask, wording, marks), and why such rows are left out."
     for ask, w, *marks in keys.tolist():
@@ -102,12 +103,14 @@ def _answer_lists(prompts, names, keys):
         right, wrong = (tuple(o for o, on in zip(words, marks) if on == want) for want in (1, 0))
         yield right, wrong, None if right and wrong else "every_label" if right else "no_label"
 
+# %% ../nbs/05_shapes.ipynb #7fce9e53
 @patch
 def _forms(self:MultiLabelTask, df, ask, wording):
     _answer_table(self.prompts, self.names) # the asks answer for every label
     keys, which = distinct(np.column_stack([ask, wording, self.marks(df)]).astype(np.int64))
     return which, list(_answer_lists(self.prompts, self.names, keys))
 
+# %% ../nbs/05_shapes.ipynb #ccb98c20
 @patch
 def answers(self:MultiLabelTask, df, chance):
     which, forms = self._forms(df, df["_ask"].to_numpy(), df["_wording"].to_numpy())
@@ -118,7 +121,7 @@ def answers(self:MultiLabelTask, df, chance):
 def answer_forms(self:MultiLabelTask, df, chosen, lent):
     return Answers(*self._forms(df, chosen.ask, chosen.wording), {})
 
-# %% ../nbs/05_shapes.ipynb #6ebc376b
+# %% ../nbs/05_shapes.ipynb #2f6b9e49
 class ChoiceTask(Task):
     "Rows that carry their own answers: the one that `gold` counts to is right."
     kind, whole = "choice", False
@@ -133,12 +136,13 @@ class ChoiceTask(Task):
         "The answers of every row, in order."
         return pl.col(self.choices) if isinstance(self.choices, str) else pl.concat_list(pl.col(o).cast(pl.String) for o in self.choices)
 
-# %% ../nbs/05_shapes.ipynb #569afe15
+# %% ../nbs/05_shapes.ipynb #8e4f58aa
 @patch
 def _gold(self:ChoiceTask, df):
     if (kind := df.schema[self.gold]).is_integer() or kind in (pl.Boolean, pl.Null): return df[self.gold].cast(pl.Int64)
     raise KoflanError(f"{self.name}: {self.gold!r} is {kind}, not the number of a choice")
 
+# %% ../nbs/05_shapes.ipynb #affd2cc0
 @patch
 def answers(self:ChoiceTask, df, chance):
     df = df.with_columns(_all=self.options(), _gold=self._gold(df) - self.gold_from)
@@ -150,7 +154,7 @@ def answers(self:ChoiceTask, df, chance):
     twice = pl.col("_all").list.n_unique() < pl.col("_all").list.len()
     return df.with_columns(_why=pl.when(twice).then(pl.lit("repeated_choice")).otherwise(pl.lit(None, dtype=pl.String)))
 
-# %% ../nbs/05_shapes.ipynb #47966f53
+# %% ../nbs/05_shapes.ipynb #901ca282
 @patch
 def _choice_columns(self:ChoiceTask, df):
     "The choices as columns, and how many each row has."
@@ -158,6 +162,7 @@ def _choice_columns(self:ChoiceTask, df):
     n = df[self.choices].list.len().fill_null(0).to_numpy().astype(np.int64)
     return df.select(pl.col(self.choices).list.get(i, null_on_oob=True).cast(pl.String).alias(str(i)) for i in range(n.max(initial=1))), n
 
+# %% ../nbs/05_shapes.ipynb #89d8130a
 @patch
 def answer_forms(self:ChoiceTask, df, chosen, lent):
     cols, n = self._choice_columns(df)
@@ -170,7 +175,7 @@ def answer_forms(self:ChoiceTask, df, chosen, lent):
     first = np.cumsum([0, 1, *range(1, len(names))]) # of the forms with 0, 1, 2... choices
     return Answers(first[n] + np.where(off, 0, gold), forms, cols.fill_null("").to_dict(), bad)
 
-# %% ../nbs/05_shapes.ipynb #192bd92b
+# %% ../nbs/05_shapes.ipynb #c8654b23
 class Ring:
     "What the rows of a split lend each other, in circles: one for each group, in the order of their hashes."
     def __init__(self,
@@ -193,12 +198,13 @@ class Ring:
         start, size, step = self.start[at, None], self.size[at, None], np.arange(1, window + 1)
         return self.order[start + (at[:, None] - start + step) % size], step < size
 
-# %% ../nbs/05_shapes.ipynb #bdeb0b26
+# %% ../nbs/05_shapes.ipynb #8c4bb4e2
 def _first(k, keep, most):
     "The first `most` of the kept values of each row, each value once."
     for j in range(1, k.shape[1]): keep[:, j] &= ~((k[:, :j] == k[:, j:j + 1]) & keep[:, :j]).any(axis=1)
     return keep & (np.cumsum(keep, axis=1) <= most)
 
+# %% ../nbs/05_shapes.ipynb #c21f68dc
 def _chosen(ring, other, keep, most):
     "The first `most` of the kept answers of each row: as many columns, null where there are fewer."
     keep = _first(ring.lent["code"].to_numpy()[other], keep, most)
@@ -208,6 +214,7 @@ def _chosen(ring, other, keep, most):
     texts = pl.concat([ring.lent["text"], pl.Series([None], dtype=pl.String)])
     return [texts.gather(place[:, i]).alias(str(i)) for i in range(most)]
 
+# %% ../nbs/05_shapes.ipynb #d6ea195a
 class LendingTask(Task):
     "Rows whose wrong answers are lent by others: `lends` says what, `right` is their own, `wrong` chooses."
     whole, purpose = False, "others"
@@ -234,7 +241,7 @@ class LendingTask(Task):
         doubtful = texts.select(pl.any_horizontal(pl.all().str.strip_chars() == "", pl.col("right").is_null()).fill_null(False)).to_series().to_numpy()
         return Answers(has.sum(axis=1), forms, texts.fill_null("").to_dict(), doubtful)
 
-# %% ../nbs/05_shapes.ipynb #81aef43c
+# %% ../nbs/05_shapes.ipynb #5eeaa094
 class SpanTask(LendingTask):
     "Questions on a paragraph: negatives are the answers to other questions on the same paragraph."
     kind, purpose = "mrc", "paragraph"
@@ -249,7 +256,7 @@ class SpanTask(LendingTask):
         first = tidy_expr(self.found.list.first())
         return df.select("_row", group=pl.col(self.context).hash(), text=first, c=normal_form_expr(first)).with_columns(code=pl.col("c").hash())
 
-# %% ../nbs/05_shapes.ipynb #52c11913
+# %% ../nbs/05_shapes.ipynb #14874226
 def _clash(c, keys):
     "Does a text contain, or is it contained in, one of a list of texts? bool, as long as `c`."
     n = keys.list.len().to_numpy()
@@ -259,9 +266,11 @@ def _clash(c, keys):
     out[np.repeat(np.arange(len(c)), n)[hit]] = True
     return out
 
+# %% ../nbs/05_shapes.ipynb #0805c47a
 @patch
 def right(self:SpanTask): return self.found.list.head(1).list.eval(tidy_expr(pl.element()))
 
+# %% ../nbs/05_shapes.ipynb #a45c3114
 @patch
 def wrong(self:SpanTask, df, ring):
     keys = df.select(self.found.list.eval(normal_form_expr(tidy_expr(pl.element())))).to_series()
@@ -272,7 +281,7 @@ def wrong(self:SpanTask, df, ring):
     keep[at[clash], step[clash]] = False
     return _chosen(ring, other, keep, self.most)
 
-# %% ../nbs/05_shapes.ipynb #af87625f
+# %% ../nbs/05_shapes.ipynb #49ad104a
 class BorrowTask(LendingTask):
     "Rows with a question and its answer: wrong answers are those of other rows of the same group."
     kind = "choice"
@@ -287,7 +296,7 @@ class BorrowTask(LendingTask):
         said = lambda o: normal_form_expr(pl.col(o)).hash()
         return df.select("_row", group=pl.col(self.group).hash(), text=self.reply, q=said(self.asked), code=said(self.reply))
 
-# %% ../nbs/05_shapes.ipynb #94556f47
+# %% ../nbs/05_shapes.ipynb #eb7d12cf
 def _pair(q, code): return mix(q) ^ code
 
 @patch

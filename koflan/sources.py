@@ -95,6 +95,7 @@ def fields(self:HubSource) -> tuple:
     "The columns that a row has: those read, those derived, and `_config`."
     return (*self.columns, *self.derive, "_config")
 
+# %% ../nbs/03_sources.ipynb #553f1150
 @patch
 def parts(self:HubSource,
     split:str, # koflan's split name
@@ -103,6 +104,7 @@ def parts(self:HubSource,
     if split not in self.splits: raise SourceError(f"{self.repo}: {unknown('split', split, self.splits)}")
     return [(config or self.config, name) for config, _, name in (o.rpartition("/") for o in self.splits[split].split("+"))]
 
+# %% ../nbs/03_sources.ipynb #49da5a87
 @patch
 def names_of(self:HubSource,
     column:str, # a label column
@@ -111,7 +113,7 @@ def names_of(self:HubSource,
     if column not in self.names: raise SourceError(f"{self.repo}: {unknown('label column', column, self.names)}")
     return tuple(self.names[column])
 
-# %% ../nbs/03_sources.ipynb #e9cc61d6
+# %% ../nbs/03_sources.ipynb #90204387
 class Part(NamedTuple):
     "Rows of one configuration and split, read by pieces."
     rows: int # how many there are
@@ -123,6 +125,7 @@ def _sliced(rows, size, cut, features):
     "A part of which any slice can be had."
     return Part(rows, size, lambda start, stop, step: (cut(i, min(i + step, stop)) for i in range(start, max(stop, start + 1), step)), features)
 
+# %% ../nbs/03_sources.ipynb #87323ef6
 def _of_frame(df): return _sliced(len(df), df.estimated_size(), lambda start, stop: df[start:stop], {})
 
 @patch
@@ -134,7 +137,7 @@ def _open_samples(self:HubSource, config, split):
     if out.is_empty(): raise MissingSplit(f"{path.relative_to(SAMPLES.parent)} has no row of split {split!r}")
     return _of_frame(out)
 
-# %% ../nbs/03_sources.ipynb #5c8b76f3
+# %% ../nbs/03_sources.ipynb #3d1ddda7
 def _builder(path, config, cache=None):
     import datasets
     if not sys.stderr.isatty(): datasets.disable_progress_bars()
@@ -145,13 +148,14 @@ def _builder(path, config, cache=None):
         raise SourceError(f"{path}: {str(e).splitlines()[0]}") from e
     except Exception as e: raise SourceError(f"{path}: {str(e).splitlines()[0]}") from e
 
-# %% ../nbs/03_sources.ipynb #218985d5
+# %% ../nbs/03_sources.ipynb #d91d211c
 _CONFIGS = re.compile(r"\A---\n(?:(?!---\n).*\n)*?configs:\n((?:[ -](?!--).*\n)+)")
 _PLAIN = re.compile(r"(?:[\w-][\w.-]*/)*[\w-][\w.-]*\*?[\w.-]*") # a path with one star at most, in its file name
 
 @lru_cache(maxsize=256)
 def _configs(text): return yaml.load(_CONFIGS.match(text)[1], getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
+# %% ../nbs/03_sources.ipynb #ce8ce15b
 def _in_card(path, config):
     "Split -> parquet files of a configuration, where the card lists them in the plain way of `push_to_hub`; else None."
     if not (path/"README.md").is_file() or (path/".huggingface.yaml").exists(): return None
@@ -165,19 +169,21 @@ def _in_card(path, config):
     held = {split: sorted(map(str, path.glob(o))) for split, o in listed.items()}
     return held if all(files and all(o.endswith(".parquet") for o in files) for files in held.values()) else None
 
-# %% ../nbs/03_sources.ipynb #8f81b28f
+# %% ../nbs/03_sources.ipynb #66f4abf4
 def _label_names(metadata):
     "Column -> its label names, as `datasets` writes them into a parquet file."
     info = json.loads((metadata or {}).get(b"huggingface", "{}")).get("info", {}).get("features") or {}
     inner = {col: o.get("feature", o) if isinstance(o, dict) else o[0] for col, o in info.items() if o}
     return {col: SimpleNamespace(names=o["names"]) for col, o in inner.items() if isinstance(o, dict) and o.get("_type") == "ClassLabel" and "names" in o}
 
+# %% ../nbs/03_sources.ipynb #778ac6a4
 def _groups(head, at, start, stop):
     "The row groups of a file (`head` is its metadata, its first row is number `at`) that hold rows from `start` to `stop`, and the number of their first row."
     ends = at + np.cumsum([0, *(head.row_group(i).num_rows for i in range(head.num_row_groups))])
     groups = np.flatnonzero((ends[:-1] < stop) & (ends[1:] > start)).tolist()
     return groups, int(ends[groups[0]]) if groups else at
 
+# %% ../nbs/03_sources.ipynb #444f76ba
 def _batches(paths, heads, named, columns, start, stop, step):
     "Arrow batches of the rows from `start` to `stop`; row groups that lie outside are left unread."
     at = 0
@@ -192,6 +198,7 @@ def _batches(paths, heads, named, columns, start, stop, step):
                 first += len(batch)
         at += head.num_rows
 
+# %% ../nbs/03_sources.ipynb #b66c5a02
 def _frames_of(batches, step):
     "Batches put together to frames of `step` rows or a little more; none is held on to."
     held, join = [], lambda: pl.concat([held.pop(0) for _ in range(len(held))], how="vertical_relaxed")
@@ -202,12 +209,14 @@ def _frames_of(batches, step):
 
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, ArrowException, OSError, ValueError) # what broken files are met with
 
+# %% ../nbs/03_sources.ipynb #97dceca2
 @contextmanager
 def _readable(what):
     "Name the file that cannot be read."
     try: yield
     except UNREADABLE as e: raise SourceError(f"{what} is not readable ({(str(e) or type(e).__name__).splitlines()[0]})") from e
 
+# %% ../nbs/03_sources.ipynb #2faa9e7a
 def _differing(columns, head, first):
     "What keeps a file from being read together with the first one."
     there = head.schema.to_arrow_schema().names
@@ -218,8 +227,10 @@ def _differing(columns, head, first):
     other = next((o for o in columns if not alike(ours[o], theirs[o])), None)
     if other: return f"{other!r} is {ours[other]}, not {theirs[other]} as in the files before"
 
+# %% ../nbs/03_sources.ipynb #26b1a74b
 def _empty(head): return pl.from_arrow(head.schema.to_arrow_schema().empty_table())
 
+# %% ../nbs/03_sources.ipynb #299f8af6
 @patch
 def _open_parquet(self:HubSource, paths, split):
     named = [f"{self.repo}: {split}: {Path(o).name}" for o in paths]
@@ -232,7 +243,7 @@ def _open_parquet(self:HubSource, paths, split):
         return _frames_of(_batches(paths, heads, named, list(self.columns), start, stop, step), step) if start < stop else [_empty(heads[0])]
     return Part(sum(o.num_rows for o in heads), size, pieces, _label_names(heads[0].metadata))
 
-# %% ../nbs/03_sources.ipynb #c1e0d8f7
+# %% ../nbs/03_sources.ipynb #bec8a57f
 @patch
 def _open_folder(self:HubSource, path, config, split):
     held = _in_card(path, config)
@@ -242,6 +253,7 @@ def _open_folder(self:HubSource, path, config, split):
     if builder and not any(o.__name__ == "Parquet" for o in type(builder).__mro__): return _open_other(path, config, split)
     return self._open_parquet(sorted(map(str, held[split])), split)
 
+# %% ../nbs/03_sources.ipynb #c7ff8d90
 def _open_other(path, config, split):
     "CSV, JSON and the like; in a cache of its own, since `datasets` knows folders by their names only."
     cache = TemporaryDirectory() # lives as long as the part does
@@ -250,11 +262,12 @@ def _open_other(path, config, split):
     except Exception as e: raise SourceError(f"{path}: {split} is not readable ({str(e.__cause__ or e).splitlines()[0]})") from e
     return _of_dataset(builder.as_dataset(split), cache)
 
+# %% ../nbs/03_sources.ipynb #9c7b6d72
 def _of_dataset(ds, cache=None):
     arrow = ds.with_format("arrow")
     return _sliced(len(ds), ds.data.nbytes, lambda start, stop, _=cache: pl.from_arrow(arrow[start:stop]), ds.features)
 
-# %% ../nbs/03_sources.ipynb #effff69a
+# %% ../nbs/03_sources.ipynb #e0a09df4
 CONVERTED = "refs/convert/parquet"
 UNREACHED = [] # repositories that this process failed to reach for want of a connection
 
@@ -264,6 +277,7 @@ def _unreachable(e):
     while e is not None and len(seen) < 9: seen.append(e); e = e.__cause__ or e.__context__
     return any(isinstance(o, ConnectionError) or type(o).__name__ in ("ConnectError", "ConnectTimeout", "OfflineModeIsEnabled") for o in seen)
 
+# %% ../nbs/03_sources.ipynb #05325f8e
 @patch
 def _open_hub(self:HubSource, config, split):
     import datasets
@@ -280,6 +294,7 @@ def _open_hub(self:HubSource, config, split):
         raise SourceError(f"{self.repo}: not to be had from the Hub ({type(e).__name__}); a mirror folder works offline") from e
     return self._open_converted(config, split)
 
+# %% ../nbs/03_sources.ipynb #4b68851c
 @patch
 def _open_converted(self:HubSource, config, split):
     from datasets import load_dataset
@@ -287,12 +302,13 @@ def _open_converted(self:HubSource, config, split):
     try: return _of_dataset(load_dataset("parquet", data_files={split: url}, split=split))
     except Exception as e: raise SourceError(f"{self.repo}: its main branch is a loading script and {CONVERTED} is not to be had ({type(e).__name__})") from e
 
-# %% ../nbs/03_sources.ipynb #3525fda0
+# %% ../nbs/03_sources.ipynb #4d9c723f
 def _number(col, dtype, names):
     "A label expression as 0, 1, 2...; -1 and null mean no label."
     if dtype == pl.String: return col.replace_strict(list(names), range(len(names)), return_dtype=pl.Int64)
     return col.cast(pl.Int64).replace(-1, None)
 
+# %% ../nbs/03_sources.ipynb #52d349e3
 @patch
 def _label(self:HubSource, df, col, names, features, first):
     "Check a label column; its numbers as an expression, None where they are there already."
@@ -305,6 +321,7 @@ def _label(self:HubSource, df, col, names, features, first):
     self._strange(df, col, flat.drop_nulls(), names, first)
     return pl.col(col).list.eval(_number(pl.element(), flat.dtype, names)) if kind == pl.List else _number(pl.col(col), flat.dtype, names)
 
+# %% ../nbs/03_sources.ipynb #9a3ddac6
 @patch
 def _strange(self:HubSource, df, col, flat, names, first):
     known = [*names] if flat.dtype == pl.String else [-1, *range(len(names))]
@@ -313,7 +330,7 @@ def _strange(self:HubSource, df, col, flat, names, first):
     at = df[col].list.contains(min(odd)) if df[col].dtype == pl.List else df[col] == min(odd)
     raise SourceError(f"{self.repo}: label {min(odd)!r} in {col!r} is none of {known} (row {first + at.arg_true()[0]})")
 
-# %% ../nbs/03_sources.ipynb #911cf5ba
+# %% ../nbs/03_sources.ipynb #00d0635e
 @patch
 def _seam(self:HubSource, df, features, first=0, config=None):
     if missing := [o for o in self.columns if o not in df.columns]: raise SourceError(f"{self.repo}: {unknown('column', missing[0], df.columns)}")
@@ -327,7 +344,7 @@ def _seam(self:HubSource, df, features, first=0, config=None):
     tidied = [pl.when("_odd").then(tidy_expr(o)).otherwise(o.str.strip_chars(WHITE)) for o in texts]
     return df.with_columns(*tidied, *(o.list.eval(tidy_expr(pl.element())) for o in lists))
 
-# %% ../nbs/03_sources.ipynb #5972e177
+# %% ../nbs/03_sources.ipynb #ffda978e
 @patch
 def place(self:HubSource,
     mirror:str|None=None, # as for `find_mirror`
@@ -337,6 +354,7 @@ def place(self:HubSource,
     if root == SAMPLES: return "samples"
     return "mirror" if root and (root/self.repo).is_dir() else "hub"
 
+# %% ../nbs/03_sources.ipynb #a4fb8346
 @patch
 def _open_part(self:HubSource, mirror, config, split):
     where = self.place(mirror)
@@ -345,15 +363,17 @@ def _open_part(self:HubSource, mirror, config, split):
 
 def _has_sample(repo, config): return (SAMPLES/repo/f"{config or 'default'}.jsonl").is_file()
 
+# %% ../nbs/03_sources.ipynb #9bf8f903
 @patch
 def _held(self:HubSource, mirror, parts):
     "The parts to read: all of them, or of the samples those that were written."
     if len(parts) == 1 or self.place(mirror) != "samples": return parts
     return [o for o in parts if _has_sample(self.repo, o[0])] or parts[:1]
 
-# %% ../nbs/03_sources.ipynb #7532d96b
+# %% ../nbs/03_sources.ipynb #9d126dde
 CHUNK = 4 << 20 # bytes of source rows that are taken at once
 
+# %% ../nbs/03_sources.ipynb #11b08a06
 class Frames:
     "A split of a source, read by pieces."
     def __init__(self,
@@ -378,7 +398,7 @@ class Frames:
 
     def _mine(self, df): return df if self.keep is None else df.filter(pl.Series(self.keep[df["_row"].to_numpy()]))
 
-# %% ../nbs/03_sources.ipynb #a4962920
+# %% ../nbs/03_sources.ipynb #ed8f197b
 @patch
 def _seamed(self:Frames, start, stop, step):
     "Pieces of the parts, checked."
@@ -392,6 +412,7 @@ def _seamed(self:Frames, start, stop, step):
         if low < high or not self.rows: yield from map(seam, part.pieces(low, high, step))
         before += part.rows
 
+# %% ../nbs/03_sources.ipynb #044c20ab
 @patch
 def _checked(self:Frames, start, stop, step):
     "The same, small pieces put together and numbered."
@@ -406,7 +427,7 @@ def _checked(self:Frames, start, stop, step):
         if sum(map(len, held)) >= step or not self.rows: yield join()
     if held: yield join()
 
-# %% ../nbs/03_sources.ipynb #25145764
+# %% ../nbs/03_sources.ipynb #b4d8c180
 CARVED = .1 # share of the rows held out as test
 
 @patch
@@ -418,7 +439,7 @@ def _kept_of(self:HubSource, frames):
     held = mix(first[which].astype(np.uint64) ^ np.uint64(key("carve", self.repo))) < np.uint64(int(CARVED * 2**64))
     return held if frames.split == "test" else ~held
 
-# %% ../nbs/03_sources.ipynb #365d91d0
+# %% ../nbs/03_sources.ipynb #de7d2565
 @patch
 def open(self:HubSource,
     split:str, # koflan's split name
@@ -427,6 +448,7 @@ def open(self:HubSource,
     "Open one split; `SourceError` names what is missing."
     return Frames(self, split, [(config, self._open_part(mirror, config, name)) for config, name in self._held(mirror, self.parts(split))])
 
+# %% ../nbs/03_sources.ipynb #d6608518
 @patch
 def read(self:HubSource,
     split:str, # koflan's split name

@@ -45,13 +45,14 @@ def _register(cls):
     if not old or in_notebook(cls) or old.__module__ == cls.__module__: REGISTRY[cls.name] = cls
     elif not in_notebook(old): raise KoflanError(f"task {cls.name!r} of {cls.__module__} is already defined in {old.__module__}")
 
+# %% ../nbs/04_task.ipynb #3bd68597
 def in_notebook(
     cls, # a class
 ) -> bool: # not importable: no other process can find it by its name
     "Was a class defined in a notebook or a script that is running?"
     return cls.__module__ == "__main__" or not hasattr(sys.modules.get(cls.__module__), "__file__")
 
-# %% ../nbs/04_task.ipynb #9e95b0a5
+# %% ../nbs/04_task.ipynb #4640161a
 class Built:
     "What became of some rows of a split: records, as a table or as lines of JSON, whichever was made first."
     def __init__(self,
@@ -92,7 +93,7 @@ class Built:
         "Write the records, a line of JSON each."
         file.write(self.text())
 
-# %% ../nbs/04_task.ipynb #e1131d95
+# %% ../nbs/04_task.ipynb #402a997b
 class Task:
     "A source, its prompts and the kind of record that they make."
     name = None # registry name, as "nsmc"; a class without one is a base class
@@ -119,7 +120,7 @@ class Task:
 
     def __repr__(self): return f"{type(self).__name__}({self.name!r}, {self.kind}, {self.source!r}, {self.prompts!r})"
 
-# %% ../nbs/04_task.ipynb #cfa7eb87
+# %% ../nbs/04_task.ipynb #6e9e6f69
 @patch
 def reasons(self:Task) -> dict: # reason -> expression
     "Why a source row is left out, before anything is asked of it."
@@ -132,12 +133,13 @@ def _split_off(df, why):
 
 def _where(broken, reason): return broken.to_frame("o").select(pl.when("o").then(pl.lit(reason))).to_series()
 
+# %% ../nbs/04_task.ipynb #17250b27
 @patch
 def _drop(self:Task, df):
     if not (why := self.reasons()): return df, {}
     return _split_off(df, df.select(pl.coalesce(*(pl.when(o).then(pl.lit(k)) for k, o in why.items())).alias("why")).to_series())
 
-# %% ../nbs/04_task.ipynb #54a2659e
+# %% ../nbs/04_task.ipynb #2d4e47cf
 def distinct(
     keys:np.ndarray, # integers from 0, (rows, columns)
 ) -> tuple[np.ndarray, np.ndarray]: # the different rows, and for each row which of them it is
@@ -149,7 +151,7 @@ def distinct(
     _, first, which = np.unique(keys @ np.cumprod([1, *size[:-1]]), return_index=True, return_inverse=True)
     return keys[first], which
 
-# %% ../nbs/04_task.ipynb #b9db4201
+# %% ../nbs/04_task.ipynb #79746dbb
 def _eligible(df, prompts):
     "(asks as a tuple, row positions) for every group of rows that may be asked the same."
     if not any(ask.when for ask in prompts.asks): return [(tuple(range(len(prompts.asks))), np.arange(len(df)))]
@@ -158,12 +160,14 @@ def _eligible(df, prompts):
     patterns, which = distinct(np.broadcast_to(met, (len(df), len(prompts.asks))).astype(np.int64))
     return [(tuple(np.flatnonzero(p)), np.flatnonzero(which == i)) for i, p in enumerate(patterns)]
 
+# %% ../nbs/04_task.ipynb #541e6a48
 class Chosen(NamedTuple):
     "What every row is asked, as numbers; -1 where no instruction may be asked of it."
     template: np.ndarray
     ask: np.ndarray
     wording: np.ndarray
 
+# %% ../nbs/04_task.ipynb #3a825520
 @patch
 def choose(self:Task,
     df:pl.DataFrame, # source rows
@@ -178,12 +182,13 @@ def choose(self:Task,
     wordings = np.array([ask.wordings for ask in self.prompts.asks])[ask_of[template]]
     return Chosen(template, ask_of[template], chance.pick(rows, "wording", wordings))
 
+# %% ../nbs/04_task.ipynb #7c3055a0
 @patch
 def _assign(self:Task, df, chance):
     got = self.choose(df, chance)
     return df.with_columns(_template=pl.Series(got.template, dtype=pl.Int32), _ask=pl.Series(got.ask), _wording=pl.Series(got.wording))
 
-# %% ../nbs/04_task.ipynb #845ef825
+# %% ../nbs/04_task.ipynb #55106a2d
 @patch
 def record(self:Task,
     row:dict, # a source row, with `_row`, `_template`, `_ask` and `_wording`
@@ -192,6 +197,7 @@ def record(self:Task,
     "The answers of one row; what a task overrides when no family fits it."
     raise NotImplementedError(f"{type(self).__name__} belongs to no family and has no record()")
 
+# %% ../nbs/04_task.ipynb #99c40b2b
 @patch
 def answers(self:Task,
     df:pl.DataFrame, # source rows that have been asked something
@@ -203,7 +209,7 @@ def answers(self:Task,
     why = pl.Series("_why", [o if isinstance(o, str) else None for o in got], dtype=pl.String)
     return df.with_columns(lists("positives"), lists("negatives"), why)
 
-# %% ../nbs/04_task.ipynb #f748be20
+# %% ../nbs/04_task.ipynb #592e51a0
 def mixed(
     words:pl.Series, # texts
     which:np.ndarray, # (rows, answers): places in `words`
@@ -217,6 +223,7 @@ def mixed(
     which = np.take_along_axis(which, np.argsort(hashes, axis=1), axis=1)
     return pl.select(pl.concat_str([words[which[:, j]] for j in range(which.shape[1])], separator=between)).to_series()
 
+# %% ../nbs/04_task.ipynb #fe49558f
 @patch
 def _options(self:Task, df, chance, asked):
     both = df.select(at=pl.int_range(pl.len()), o=pl.concat_list(pl.col("positives", "negatives").fill_null([])).list.drop_nulls())
@@ -229,12 +236,13 @@ def _options(self:Task, df, chance, asked):
         out = out.scatter(rows[of_k], mixed(words, start[of_k][:, None] + np.arange(k), bits[of_k], self.between))
     return df.with_columns(out)
 
-# %% ../nbs/04_task.ipynb #c64988cd
+# %% ../nbs/04_task.ipynb #b961f545
 @patch
 def _inputs(self:Task): return [o.input or self.prompts.input for o in self.prompts.asks]
 
 def _shows_options(templates): return np.array(["options" in t.fields for t in templates])
 
+# %% ../nbs/04_task.ipynb #050a01e7
 @patch
 def _blank(self:Task, ask, columns):
     "Which rows have nothing in any field of their input? An input without fields is never blank."
@@ -243,6 +251,7 @@ def _blank(self:Task, ask, columns):
         if o.fields and (mine := ask == i).any(): out |= mine & np.logical_and.reduce([(columns[f] == "").to_numpy() for f in o.fields])
     return out
 
+# %% ../nbs/04_task.ipynb #8f508df1
 @patch
 def _fill(self:Task, df, chance):
     which, ask, inputs = df["_template"].to_numpy(), df["_ask"].to_numpy(), self._inputs()
@@ -253,7 +262,7 @@ def _fill(self:Task, df, chance):
     if blank.any(): text = text.scatter(np.flatnonzero(blank), "")
     return df.with_columns(weave(list(map(template_form, self.prompts)), which, cols).alias("instruction"), text.alias("input"))
 
-# %% ../nbs/04_task.ipynb #5c494632
+# %% ../nbs/04_task.ipynb #6a780be1
 @patch
 def _texts(self:Task, rows):
     "`KoflanError` when a column that the templates show is no text."
@@ -261,7 +270,7 @@ def _texts(self:Task, rows):
     for o in dict.fromkeys(o for t in templates for o in t.fields):
         if (kind := rows.schema.get(o, pl.String)) not in (pl.String, pl.Null): raise KoflanError(f"{self.name}: {o!r} is {kind}, not a text")
 
-# %% ../nbs/04_task.ipynb #c6329fd7
+# %% ../nbs/04_task.ipynb #6901dd99
 @patch
 def _asked(self:Task, rows, chance):
     "The rows that are asked something, and counts of the others."
@@ -270,6 +279,7 @@ def _asked(self:Task, rows, chance):
     df, more = _split_off(df, _where(df["_template"] < 0, "no_prompt"))
     return df, dropped | more
 
+# %% ../nbs/04_task.ipynb #04cd295b
 @patch
 def convert(self:Task,
     rows:pl.DataFrame, # the source's columns and `_row`
@@ -295,9 +305,10 @@ def convert(self:Task,
     out = df.select(*RECORD, task=pl.lit(self.name), id=pl.format(f"{self.name}-{split}-{{}}", "_row"), template="_template")
     return Built(len(rows), dropped | d, df["_row"].to_numpy(), out.cast(SCHEMA), keys=self.content(df) if keys else None)
 
-# %% ../nbs/04_task.ipynb #263ec8c3
+# %% ../nbs/04_task.ipynb #28340e63
 def _digests(texts): return pl.Series([int.from_bytes(blake2b(o.encode(), digest_size=8).digest(), "little") for o in texts], dtype=pl.UInt64)
 
+# %% ../nbs/04_task.ipynb #8efd085b
 @patch
 def content(self:Task,
     df:pl.DataFrame, # rows and their answers
@@ -313,7 +324,7 @@ def content(self:Task,
     exact, normal = joined(lambda o: o), joined(normal_form_expr)
     return pl.DataFrame(dict(exact=_digests(exact), normal=_digests(pl.select(pl.when(normal.str.strip_chars("\x1e") == "").then(exact).otherwise(normal)).to_series())))
 
-# %% ../nbs/04_task.ipynb #83b8660c
+# %% ../nbs/04_task.ipynb #fc901b84
 class Answers(NamedTuple):
     "The answers of rows as forms; a declared family gives these where it can."
     which: np.ndarray # the form of each row
@@ -321,6 +332,7 @@ class Answers(NamedTuple):
     columns: dict # name -> texts of the cells, without nulls
     doubtful: np.ndarray|None = None # rows that `convert` shall look at
 
+# %% ../nbs/04_task.ipynb #4312a696
 @patch
 def answer_forms(self:Task,
     df:pl.DataFrame, # source rows
@@ -330,12 +342,13 @@ def answer_forms(self:Task,
     "The answers of rows as forms."
     return None
 
+# %% ../nbs/04_task.ipynb #557d4b97
 def _has_short_cut(cls):
     "Are the forms at least as special as the answers?"
     where = lambda name: next(i for i, o in enumerate(cls.__mro__) if name in vars(o))
     return where("answer_forms") <= where("answers") and cls.answer_forms is not Task.answer_forms
 
-# %% ../nbs/04_task.ipynb #10c11960
+# %% ../nbs/04_task.ipynb #869c7d93
 _inside = lambda text, encode=json.JSONEncoder(ensure_ascii=False).encode: encode(text)[1:-1]
 
 def _listed(answers):
@@ -344,6 +357,7 @@ def _listed(answers):
     for i, o in enumerate(answers): out += [',"' if i else '"', o if isinstance(o, Cell) else _inside(o), '"']
     return [*out, "]"]
 
+# %% ../nbs/04_task.ipynb #ef64c752
 @lru_cache(maxsize=1 << 14)
 def _line_form(cls, split, template, right, wrong, blank):
     "The line of JSON of a record, with cells for what differs from row to row."
@@ -353,7 +367,7 @@ def _line_form(cls, split, template, right, wrong, blank):
     return form_of(['{"instruction":"', *inside(template_form(cls.prompts.templates[template])), '","input":"', *text, '","positives":', *_listed(right), ',"negatives":', *_listed(wrong),
                     f',"task":"{cls.name}","id":"{cls.name}-{split}-', Cell("_row"), f'","template":{template}}}\n'])
 
-# %% ../nbs/04_task.ipynb #45a8d6fa
+# %% ../nbs/04_task.ipynb #e2550dcd
 _ESCAPED = {**{chr(o): _inside(chr(o)) for o in range(32)}, '"': '\\"', "\\": "\\\\"}
 
 def _escaped(text, odd):
@@ -361,7 +375,7 @@ def _escaped(text, odd):
     at = np.flatnonzero(text.str.contains(r'[\x00-\x1f"\\]') if odd is None else odd)
     return text.scatter(at, text[at].str.replace_many(list(_ESCAPED), list(_ESCAPED.values()))) if len(at) else text
 
-# %% ../nbs/04_task.ipynb #95de8b62
+# %% ../nbs/04_task.ipynb #6b8e7072
 @lru_cache(maxsize=1024)
 def _places(forms, names):
     "The texts in some forms; for each number of answers, its forms and where each answer stands: place of a text, or number of a cell (-1: none)."
@@ -374,6 +388,7 @@ def _places(forms, names):
         out[k] = of_k, np.array([[texts.get(w, 0) if not isinstance(w, Cell) else 0 for w in answers[i]] for i in of_k]), cells
     return pl.Series(list(texts), dtype=pl.String), sizes, out
 
+# %% ../nbs/04_task.ipynb #d3ce4085
 @patch
 def _options_of(self:Task, got, at, bits):
     "What `{options}` stands for in the rows `at`, from the forms of their answers."
@@ -387,19 +402,21 @@ def _options_of(self:Task, got, at, bits):
         if len(of_k): out = out.scatter(at[of_k], mixed(words, place, bits[of_k], self.between))
     return out
 
-# %% ../nbs/04_task.ipynb #848f1971
+# %% ../nbs/04_task.ipynb #05f79fe9
 def _form_fault(kind, right, wrong, allow_no_negative):
     "Which count of the schema the answers of a form break."
     low, high, nlow, nhigh = KINDS[kind]
     if not low <= len(right) <= (high or len(right)): return "no_positive" if len(right) < low else "too_many_positives"
     if not (0 if allow_no_negative else nlow) <= len(wrong) <= (nhigh or len(wrong)): return "no_negative" if len(wrong) < nlow else "too_many_negatives"
 
+# %% ../nbs/04_task.ipynb #60cadd69
 def _counted(keep, which, reasons):
     "Rows that stay, and how many go for the reason of their form."
     if not any(reasons): return keep, {}
     gone = np.array([o is not None for o in reasons])[which] & keep
     return keep & ~gone, dict(Counter(reasons[i] for i in which[gone].tolist()))
 
+# %% ../nbs/04_task.ipynb #49b41d35
 @patch
 def _sift(self:Task, got, doubtful, blank, allow_no_negative):
     "Which rows become records, and counts of the others; doubtful rows are neither."
@@ -409,7 +426,7 @@ def _sift(self:Task, got, doubtful, blank, allow_no_negative):
     keep, more = _counted(keep & ~empty, got.which, after)
     return keep, before | ({"empty_input": int(empty.sum())} if empty.any() else {}) | more
 
-# %% ../nbs/04_task.ipynb #3fca4d6c
+# %% ../nbs/04_task.ipynb #c75ee9a5
 @patch
 def _cells_of(self:Task, df, got, chosen, chance):
     "The texts of all cells, and the rows that are not for the short cut."
@@ -424,6 +441,7 @@ def _cells_of(self:Task, df, got, chosen, chance):
     if said: doubtful = doubtful | pl.DataFrame(said).select(pl.any_horizontal(pl.all().str.contains("{", literal=True))).to_series().to_numpy()
     return cols | got.columns, doubtful
 
+# %% ../nbs/04_task.ipynb #556e24a7
 @patch
 def _weave_lines(self:Task, df, split, got, chosen, columns, at, blank):
     "The lines of JSON of the rows `at`."
@@ -435,13 +453,14 @@ def _weave_lines(self:Task, df, split, got, chosen, columns, at, blank):
     texts = {o: _escaped(text, df["_odd"].to_numpy()[at] if df.schema.get(o) == pl.String and "_odd" in df.columns else None) for o, text in texts.items()}
     return weave(forms, np.searchsorted(used, code), texts | {"_row": pl.Series(df["_row"].to_numpy()[at]).cast(pl.String)})
 
-# %% ../nbs/04_task.ipynb #33308e88
+# %% ../nbs/04_task.ipynb #24156ce3
 def _merged(a, b):
     "Two results for rows of one piece, in row order."
     order = np.argsort(np.concatenate([a.numbers, b.numbers]), kind="stable")
     lines = lambda: pl.concat([a.lines, b.lines]).gather(order)
     return Built(a.rows, tally([a.dropped, b.dropped]), np.concatenate([a.numbers, b.numbers])[order], lines=lines)
 
+# %% ../nbs/04_task.ipynb #e820a3a3
 @patch
 def _short_cut(self:Task, rows, split, allow_no_input=False, allow_no_negative=False, only=None, keys=False, lent=None):
     "What `convert` does, straight to lines; None where it cannot be done."
@@ -461,7 +480,7 @@ def _short_cut(self:Task, rows, split, allow_no_input=False, allow_no_negative=F
     if not doubtful.any(): return made
     return _merged(made, self.convert(df.filter(pl.Series(doubtful)), split, allow_no_input, allow_no_negative, lent=lent))
 
-# %% ../nbs/04_task.ipynb #13f54093
+# %% ../nbs/04_task.ipynb #3ceb298b
 @patch
 def lend(self:Task,
     pieces:Iterator, # all rows of the split, piece by piece
@@ -470,6 +489,7 @@ def lend(self:Task,
     "Gather what rows of a split lend each other."
     return None
 
+# %% ../nbs/04_task.ipynb #fd1bb45b
 @patch
 def lending(self:Task,
     df:pl.DataFrame, # all rows of the split that are asked something
@@ -478,6 +498,7 @@ def lending(self:Task,
     "What rows lend each other, when all of them are at hand."
     return None
 
+# %% ../nbs/04_task.ipynb #043cebb3
 def ahead(
     items, # an iterator
 ) -> Iterator: # of the same items
@@ -489,6 +510,7 @@ def ahead(
             later = pool.submit(next, it, end)
             yield item
 
+# %% ../nbs/04_task.ipynb #0e6ee184
 @contextmanager
 def _fitting(task, split, frames):
     "Name the columns when they are not what a task computes with."
@@ -497,6 +519,7 @@ def _fitting(task, split, frames):
         columns = ", ".join(f"{k} {t}" for k, t in next(frames.pieces(0, 1)).schema.items() if k in task.source.columns)
         raise KoflanError(f"{task.name}: the columns of {split} do not fit ({str(e).splitlines()[0]}); there is {columns}") from e
 
+# %% ../nbs/04_task.ipynb #25cfebef
 @patch
 def stream(self:Task,
     split:str="train", # koflan's split name
@@ -520,13 +543,14 @@ def stream(self:Task,
         read = pieces(start, stop)
         yield from map(made, ahead(read) if step < stop - start else read) # a map holds on to nothing
 
-# %% ../nbs/04_task.ipynb #727aee93
+# %% ../nbs/04_task.ipynb #7615ead6
 def tally(
     counts, # dicts of counts
 ) -> dict: # sums, in order of their names
     "Add up counts by reason."
     return dict(sorted(sum((Counter(o) for o in counts), Counter()).items()))
 
+# %% ../nbs/04_task.ipynb #f51784a1
 @patch
 def build(self:Task,
     split:str="train", # koflan's split name
@@ -540,6 +564,7 @@ def build(self:Task,
     over = {"over_cap": len(rows) - len(keep)} if len(keep) < len(rows) else {}
     return Built(sum(o.rows for o in parts), tally(o.dropped for o in parts) | over, rows[keep], records[keep] if over else records)
 
+# %% ../nbs/04_task.ipynb #6ed94cb8
 @patch
 def generate(self:Task,
     split:str="train", # koflan's split name
@@ -549,7 +574,7 @@ def generate(self:Task,
     "The records of a split as plain dicts."
     for row in self.build(split, cap, **allow).records.select(RECORD).iter_rows(named=True): yield row
 
-# %% ../nbs/04_task.ipynb #d88b61e5
+# %% ../nbs/04_task.ipynb #15d07ead
 @patch
 def show(self:Task,
     n:int=5, # records to show
@@ -562,7 +587,7 @@ def show(self:Task,
 @patch
 def _repr_html_(self:Task): return importlib.import_module("koflan.display").glance(self)._repr_html_() if self.source and self.prompts else None
 
-# %% ../nbs/04_task.ipynb #bc64cc94
+# %% ../nbs/04_task.ipynb #af2e2aba
 def load_tasks(
     path, # the package's `__path__`
     package:str, # its name
@@ -573,7 +598,7 @@ def load_tasks(
         try: ep.load()
         except Exception as e: warnings.warn(f"tasks of {ep.value} left out: {type(e).__name__}: {e}", stacklevel=2)
 
-# %% ../nbs/04_task.ipynb #6513cc80
+# %% ../nbs/04_task.ipynb #ef5b2533
 def find_tasks(
     patterns:str="*", # comma-separated names or globs, as "nsmc,kobest_*"
 ) -> list: # task classes, in order of their names
@@ -589,13 +614,13 @@ def find_tasks(
         found |= hit
     return [REGISTRY[o] for o in sorted(found)]
 
-# %% ../nbs/04_task.ipynb #3a81c666
+# %% ../nbs/04_task.ipynb #6ed8d6b3
 @patch(cls_method=True)
 def corpora(cls:Task) -> tuple: # names of text collections; the repository where none is declared
     "The text collections that the texts of this task come from."
     return (cls.corpus,) if isinstance(cls.corpus, str) else tuple(cls.corpus or (cls.source.repo,))
 
-# %% ../nbs/04_task.ipynb #342c3d51
+# %% ../nbs/04_task.ipynb #f9772219
 @patch(cls_method=True)
 def describe(cls:Task) -> dict: # str values
     "What a list of tasks says about this one."
