@@ -70,7 +70,7 @@ def crossencoder(records, tokenizer, clock, tmp, batch=8):
     model_of(tokenizer, "pair").save_pretrained(f"{tmp}/start")
     tokenizer.save_pretrained(f"{tmp}/start")
     model = CrossEncoder(f"{tmp}/start", max_length=512)
-    rows = [dict(prompt=f"{o['input']}{tokenizer.sep_token}{o['instruction']}", answer=a, label=y) for o in records.to_dicts() for a, y in ((o["positives"][0], 1.), (o["negatives"][0], 0.))]
+    rows = [dict(question=f"{o['input']}{tokenizer.sep_token}{o['instruction']}", answer=a, label=y) for o in records.to_dicts() for a, y in ((o["positives"][0], 1.), (o["negatives"][0], 0.))]
     args = CrossEncoderTrainingArguments(**arguments(2*batch, output_dir=tmp))
     CrossEncoderTrainer(model=model, args=args, train_dataset=Dataset.from_list(rows), loss=BinaryCrossEntropyLoss(model), callbacks=[clock]).train()
     return batch, 2*batch, 0.

@@ -7,10 +7,12 @@ __all__ = ['PACKABLE', 'TALLY', 'learn_tokenizer', 'tiny_electra', 'with_query',
            'Scorer', 'load_checkpoint', 'precision_for', 'Ranked', 'RewardModel', 'best_threshold', 'tally', 'by_task',
            'as_text']
 
-# %% ../nbs/41_reward.ipynb #549b9645
+# %% ../nbs/41_reward.ipynb #ab7857b8
+from collections import Counter
 from collections.abc import Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,11 +29,15 @@ def learn_tokenizer(
     texts:Iterable[str], # texts to learn from
     vocab_size:int=8000, # pieces at most
 ):
-    "A WordPiece tokenizer learnt from texts (cased, Hangul left whole)."
+    "A WordPiece tokenizer learnt from texts (cased, Hangul left whole); the same texts give the same pieces in every process."
     from tokenizers import BertWordPieceTokenizer
     from transformers import BertTokenizer
+    texts = list(texts)
+    count = Counter(chain.from_iterable(texts))
+    letters = sorted(sorted((o for o in count if not o.isspace()), key=lambda o: (-count[o], o))[:4000])
+    inside = [f"##{o}" for o in letters if o.isalnum() and not "一" <= o <= "鿿"] # named here, since the trainer would number them in the order of a hash table
     learnt = BertWordPieceTokenizer(lowercase=False, strip_accents=False)
-    learnt.train_from_iterator(texts, vocab_size=vocab_size, min_frequency=1, limit_alphabet=4000, show_progress=False)
+    learnt.train_from_iterator(texts, vocab_size=vocab_size, min_frequency=1, initial_alphabet=letters, limit_alphabet=len(letters), special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *inside], show_progress=False)
     return BertTokenizer(vocab=learnt.get_vocab(), do_lower_case=False, strip_accents=False, model_max_length=512)
 
 def tiny_electra(
@@ -90,9 +96,11 @@ def _product(model, states, segment, lengths, answer_of):
     "Scores (answers,): the scaled product of the mean states of prompt and answer."
     import torch
     states = states.flatten(0, 1).float()
-    means = states.new_zeros(len(lengths) + 1, states.shape[-1]).index_add(0, segment.flatten(), states)[1:] / lengths[:, None]
-    prompts, answers = means.split([len(lengths) - len(answer_of), len(answer_of)])
-    with torch.autocast(states.device.type, enabled=False): asked = model.koflan_query(prompts)
+    means = states.new_zeros(lengths.shape[0] + 1, states.shape[-1]).index_add(0, segment.flatten(), states)[1:] / lengths[:, None]
+    n = lengths.shape[0] - answer_of.shape[0]
+    prompts, answers = means[:n], means[n:]
+    kind = states.device.type
+    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext(): asked = model.koflan_query(prompts)
     return (asked[answer_of] * answers).sum(-1) / states.shape[-1]**.5
 
 # %% ../nbs/41_reward.ipynb #5c9cf4dd
@@ -406,9 +414,8 @@ def tallies(self:RewardModel,
     progress:bool=True, # show a bar?
 ) -> np.ndarray: # (records, len(TALLY))
     "How every record went."
-    rows = encode_records(self.encoder, records)
+    rows = encode_records(self.encoder, records)[:]
     scores = self.score_pieces([p for o in rows for p in self.scorer.pieces(o.input, o.instruction, [*o.positives, *o.negatives])], progress=progress)
-    rows = rows[:]
     ends = np.cumsum([len(o.positives) + len(o.negatives) for o in rows])
     parts = zip(rows, np.split(scores, ends[:-1]))
     return np.array([tally(s[:len(o.positives)], s[len(o.positives):]) for o, s in parts])
