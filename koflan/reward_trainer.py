@@ -344,31 +344,35 @@ def train_reward(
     held = _eval_records(args) if args.do_eval or (args.eval_strategy != "no" and not args.valid_fraction) else None
     model, tokenizer = _start(args, records, resume)
     scorer, back = Scorer(model, tokenizer, args.max_length), None
+    multi = _multilabel(records) if args.do_train else []
     if args.do_train and args.valid_fraction: records, back = _held_back(args, records)
     kept = _data(args, held, scorer) if held is not None else None
     during = _data(args, back, scorer) if back is not None else kept
     trainer = RewardTrainer(model, args, scorer, _data(args, records, scorer, True) if args.do_train else None, during, tokenizer)
-    if args.do_train: _train(trainer, resume, back if back is not None else held if args.eval_split in ("validation", "valid", "dev") else None)
+    if args.do_train: _train(trainer, resume, back if back is not None else held if args.eval_split in ("validation", "valid", "dev") else None, multi)
     if args.do_eval: _evaluate(trainer, kept)
     if args.do_train and args.process_index == 0: write_text(reward_card(trainer), Path(args.output_dir)/"README.md")
     return trainer
 
 # %% ../nbs/42_reward_trainer.ipynb #4ef9e08e
-def _train(trainer, resume, valid):
+def _train(trainer, resume, valid, multi):
     if resume: _say(trainer.args, f"resuming from {resume}")
     result = trainer.train(resume_from_checkpoint=resume)
-    if trainer.args.process_index == 0 and valid is not None: _fit(trainer, valid)
+    if trainer.args.process_index == 0 and valid is not None and multi: _fit(trainer, valid, multi)
     trainer.save_model()
     trainer.save_metrics("train", result.metrics)
     trainer.save_state()
 
-def _fit(trainer, valid):
-    "Fit the threshold of `classify_multi` on the multilabel tasks of the validation records; the config keeps it."
-    names = valid.filter(pl.col("positives").list.len() > 1)["task"].unique() if "task" in valid.columns else []
-    if not len(names): return
+def _multilabel(records):
+    "Names of tasks with more than one right answer somewhere."
+    return sorted(records.filter(pl.col("positives").list.len() > 1)["task"].unique().to_list()) if "task" in records.columns else []
+
+def _fit(trainer, valid, multi):
+    "Fit the threshold of `classify_multi` on the validation records of the multilabel tasks; the config keeps it."
+    few = valid.filter(pl.col("task").is_in(multi) & (pl.col("negatives").list.len() > 0)).head(5000)
+    if few.is_empty(): return
     model = RewardModel(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, trainer.args.max_length, "bf16" if trainer.args.bf16 else "fp32")
-    few = valid.filter(pl.col("task").is_in(names.to_list())).head(5000)
-    _say(trainer.args, f"threshold of classify_multi: {model.fit_threshold(few):.3f}, fitted on {len(few):,} records of {', '.join(sorted(names))}")
+    _say(trainer.args, f"threshold of classify_multi: {model.fit_threshold(few):.3f}, fitted on {len(few):,} records of {', '.join(multi)}")
 
 def _evaluate(trainer, kept):
     trainer.eval_dataset = kept
