@@ -349,7 +349,8 @@ def train_reward(
     kept = _data(args, held, scorer) if held is not None else None
     during = _data(args, back, scorer) if back is not None else kept
     trainer = RewardTrainer(model, args, scorer, _data(args, records, scorer, True) if args.do_train else None, during, tokenizer)
-    if args.do_train: _train(trainer, resume, back if back is not None else held if args.eval_split in ("validation", "valid", "dev") else None, multi)
+    valid = back if back is not None else held if args.eval_split in ("validation", "valid", "dev") else None
+    if args.do_train: _train(trainer, resume, valid if valid is None else valid[during.kept], multi)
     if args.do_eval: _evaluate(trainer, kept)
     if args.do_train and args.process_index == 0: write_text(reward_card(trainer), Path(args.output_dir)/"README.md")
     return trainer
