@@ -24,7 +24,7 @@ setup(
     package_data={"koflan": ["samples/**/*.jsonl"]},
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
-    extras_require={o: cfg[f"{o}_requirements"].split() for o in ("dev", "near", "ray", "s3")},
+    extras_require={o: cfg[f"{o}_requirements"].split() for o in ("dev", "near", "ray", "s3", "onnx", "baseline")},
     entry_points={"console_scripts": cfg["console_scripts"].split(), "nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
     zip_safe=False,
 )

@@ -29,7 +29,7 @@ def _train(folder, epochs):
     return train_reward(RewardArguments(
         output_dir=str(folder/"checkpoint"), run_name="demo", dataset=str(folder/"data"), from_scratch=True, scoring="packed", do_train=True,
         num_train_epochs=epochs, max_length=128, vocab_size=6000, learning_rate=1e-3, warmup_steps=20, per_device_train_batch_size=32, logging_strategy="no", save_strategy="no",
-        report_to="none"))
+        report_to="none", token_cache="none"))
 
 # %% ../nbs/70_demo.ipynb #98f8605b
 def demo(

@@ -127,7 +127,7 @@ def check_checkpoint(folder, data):
     from koflan.reward import RewardModel
     command("koflan.evaluate", "--model_name_or_path", folder, "--dataset", data, "--output_csv", folder/"e.csv")
     assert (folder/"e.csv").read_text().count("\n") == 5
-    model, pipe = RewardModel.from_pretrained(folder, device="cpu"), pipeline("text-classification", str(folder), device="cpu")
+    model, pipe = RewardModel.from_pretrained(folder, device="cpu", precision="fp32"), pipeline("text-classification", str(folder), device="cpu")
     for r in records(data/"test"/"nsmc.jsonl"):
         ours = model.score(r["instruction"], r["input"], r["positives"])[0]
         theirs = pipe({"text": prompt_text(r["instruction"], r["input"]), "text_pair": r["positives"][0]})["score"]

@@ -1,0 +1,84 @@
+"""Scoring the answers to many prompts: answers per second and peak memory, side by side in one run.
+
+    KOFLAN_HUB_MIRROR=../shared/hub python benchmarks/score.py [--tasks nsmc,ynat7,topics30,re30,korquad] [--prompts 256] [--rounds 2] [--clock wall]
+
+Same records, same model shape (see train.py; fresh weights), one fresh process for each, taking turns; the best round counts. Texts in, scores out:
+tokenising is on the clock on all sides, loading is not; a tenth of the prompts runs before the clock starts.
+- crossencoder: sentence-transformers `CrossEncoder.predict` on all (prompt, answer) pairs as a user runs it (fp32, batch 32); crossencoder16 under bf16 autocast.
+- pair, packed: `RewardModel.score` with precision fp32; pair16, packed16 with bf16. Where the machine has bf16, `RewardModel.from_pretrained` takes it by itself.
+`x fp32` and `x bf16` compare with the two crossencoders. `--clock cpu` counts processor seconds instead, for a machine that is shared.
+"""
+import argparse
+import json
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from common import TASKS, build, machine, model_of, peak, records_of
+
+WAYS = ("crossencoder", "crossencoder16", "pair", "pair16", "packed", "packed16")
+
+
+def crossencoder(tokenizer, bf16, tmp):
+    import torch
+    from sentence_transformers.cross_encoder import CrossEncoder
+    model_of(tokenizer, "pair").save_pretrained(tmp)
+    tokenizer.save_pretrained(tmp)
+    model = CrossEncoder(tmp, max_length=512)
+
+    def score(rows):
+        pairs = [(f"{o['input']}{tokenizer.sep_token}{o['instruction']}", a) for o in rows for a in o["positives"] + o["negatives"]]
+        with torch.autocast(model.device.type, torch.bfloat16) if bf16 else nullcontext(): return model.predict(pairs, show_progress_bar=False)
+    return score
+
+
+def koflan(tokenizer, scoring, bf16):
+    import torch
+    from koflan.reward import RewardModel
+    model = RewardModel(model_of(tokenizer, scoring).to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer, precision="bf16" if bf16 else "fp32")
+    return lambda rows: model.score(*([o[k] for o in rows] for k in ("instruction", "input")), [o["positives"] + o["negatives"] for o in rows])
+
+
+def one(way, task, args):
+    from transformers import AutoTokenizer
+    tokenizer, rows, bf16, clock = AutoTokenizer.from_pretrained(args.data/"tokenizer"), records_of(task, args.prompts, args.data).to_dicts(), way.endswith("16"), getattr(time, dict(wall="perf_counter", cpu="process_time")[args.clock])
+    with TemporaryDirectory() as tmp:
+        score = crossencoder(tokenizer, bf16, tmp) if way.startswith("cross") else koflan(tokenizer, way.removesuffix("16"), bf16)
+        score(rows[:max(1, len(rows)//10)])
+        start = clock()
+        score(rows)
+        took = clock() - start
+    print(json.dumps(dict(answers=sum(len(o["positives"]) + len(o["negatives"]) for o in rows)/took, prompts=len(rows)/took, peak=peak())))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--ways", default=",".join(WAYS))
+    parser.add_argument("--prompts", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--clock", default="wall", choices=["wall", "cpu"])
+    parser.add_argument("--data", type=Path, default=Path("/tmp/koflan-benchmark"))
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one: return one(*args.one.split(":"), args)
+    build(args.data)
+    print(machine())
+    for task in args.tasks.split(","):
+        print(f"\n{task}: {TASKS[task]}\n{'':<16}{'answers/s':>11}{'prompts/s':>11}{'x fp32':>9}{'x bf16':>9}{'peak MiB':>10}", flush=True)
+        best = {}
+        for way in args.ways.split(",")*args.rounds:
+            call = [sys.executable, __file__, "--one", f"{way}:{task}", *(f"--{k}={getattr(args, k)}" for k in ("prompts", "clock", "data"))]
+            done = subprocess.run(call, capture_output=True, text=True)
+            if done.returncode: print(f"{way:<16}{done.stderr.strip().splitlines()[-1][:100]}"); continue
+            got = json.loads(done.stdout.strip().splitlines()[-1])
+            if way not in best or got["answers"] > best[way]["answers"]: best[way] = got
+        for way, o in best.items():
+            times = lambda base: f"{o['answers']/best[base]['answers']:>9.2f}" if base in best else f"{'-':>9}"
+            print(f"{way:<16}{o['answers']:>11.1f}{o['prompts']:>11.1f}{times('crossencoder')}{times('crossencoder16')}{o['peak']:>10,.0f}", flush=True)
+
+
+if __name__ == "__main__": main()
