@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['wilson', 'Results', 'evaluate', 'add_baseline', 'koflan_evaluate']
 
-# %% ../nbs/50_evaluate.ipynb #d17ac089
+# %% ../nbs/50_evaluate.ipynb #70434467
 from html import escape
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from .baseline import baseline_tallies
 from .reward import RewardModel, as_text, by_task
 from .schema import KoflanError, load_records, user_errors, whole_file
 
-# %% ../nbs/50_evaluate.ipynb #d89a4336
+# %% ../nbs/50_evaluate.ipynb #e0a1c845
 def wilson(
     share:pl.Expr, # observed share, in 0..1
     n:pl.Expr, # number of trials
@@ -26,7 +26,7 @@ def wilson(
     mid, half = share + z*z/(2*n), z*(share*(1 - share)/n + z*z/(4*n*n)).sqrt()
     return (mid - half)/(1 + z*z/n), (mid + half)/(1 + z*z/n)
 
-# %% ../nbs/50_evaluate.ipynb #8c91906b
+# %% ../nbs/50_evaluate.ipynb #5a9cdd18
 class Results:
     "A table of results: text in a terminal, bars in a notebook."
     def __init__(self,
@@ -55,7 +55,7 @@ class Results:
         return ("<table><thead><tr><th>task</th><th>n</th><th>top-1 (붉은 금: 무작위)</th><th>top-1</th><th>pairwise</th><th>random</th></tr></thead><tbody>"
                 + "".join(map(row, self.table.to_dicts())) + "</tbody></table>")
 
-# %% ../nbs/50_evaluate.ipynb #84503537
+# %% ../nbs/50_evaluate.ipynb #2569b1d9
 def evaluate(
     model:RewardModel, # the model
     records:pl.DataFrame, # the columns of a record, and `task`
@@ -69,7 +69,7 @@ def evaluate(
     if records.is_empty(): raise KoflanError("no record has both a right and a wrong answer")
     return Results(by_task(records["task"].to_list(), model.tallies(records, progress)))
 
-# %% ../nbs/50_evaluate.ipynb #8af2ced5
+# %% ../nbs/50_evaluate.ipynb #2bcb4a3b
 def add_baseline(
     results:Results, # of `evaluate`
     train:pl.DataFrame, # training records with `task`
@@ -87,7 +87,7 @@ def add_baseline(
     results.table = results.table.with_columns(baseline=pl.Series(values, dtype=pl.Float64))
     return results
 
-# %% ../nbs/50_evaluate.ipynb #61bfc124
+# %% ../nbs/50_evaluate.ipynb #c08645ca
 @call_parse
 def koflan_evaluate(
     model_name_or_path:str=None, # checkpoint: a folder, or owner/name on the Hub

@@ -7,7 +7,7 @@ __all__ = ['PACKABLE', 'TALLY', 'learn_tokenizer', 'tiny_electra', 'with_query',
            'Scorer', 'load_checkpoint', 'precision_for', 'Ranked', 'RewardModel', 'best_threshold', 'tally', 'by_task',
            'as_text']
 
-# %% ../nbs/41_reward.ipynb #ab7857b8
+# %% ../nbs/41_reward.ipynb #0a41d356
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import contextmanager, nullcontext
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from .encode import Encoder, collate, collate_packed, encode_records
 from .schema import KoflanError
 
-# %% ../nbs/41_reward.ipynb #988da041
+# %% ../nbs/41_reward.ipynb #a0b62b32
 def learn_tokenizer(
     texts:Iterable[str], # texts to learn from
     vocab_size:int=8000, # pieces at most
@@ -58,7 +58,7 @@ def tiny_electra(
         intermediate_size=4 * hidden_size, max_position_embeddings=512, pad_token_id=tokenizer.pad_token_id, num_labels=1, problem_type="regression")
     return ElectraForSequenceClassification(config) if scoring == "pair" else with_query(ElectraModel(config))
 
-# %% ../nbs/41_reward.ipynb #5e3b5345
+# %% ../nbs/41_reward.ipynb #ff02d7ab
 PACKABLE = {"electra": 0, "bert": 0, "modernbert": 0, "roberta": 1, "xlm-roberta": 1} # architectures whose positions can be set -> do they count from after the padding id?
 
 def with_query(
@@ -84,7 +84,7 @@ def _bare(model):
     while (inner := getattr(model, "module", None) or getattr(model, "_orig_mod", None)) is not None: model = inner
     return model
 
-# %% ../nbs/41_reward.ipynb #ce027607
+# %% ../nbs/41_reward.ipynb #6f3bf2e9
 def _sees(config, group, segment, position):
     "Who attends to whom: (lanes, 1, width, width), or a mask for each kind of layer."
     sees = (group[:, :, None] == group[:, None, :]) & ((segment == group)[:, None, :] | (segment[:, :, None] == segment[:, None, :]))
@@ -103,7 +103,7 @@ def _product(model, states, segment, lengths, answer_of):
     with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext(): asked = model.koflan_query(prompts)
     return (asked[answer_of] * answers).sum(-1) / states.shape[-1]**.5
 
-# %% ../nbs/41_reward.ipynb #5c9cf4dd
+# %% ../nbs/41_reward.ipynb #64a77fae
 @cache
 def _packed_class(base):
     "A class of encoders whose forward takes a batch of `collate_packed` and gives scores (answers,)."
@@ -122,7 +122,7 @@ def forward_pair(
     takes = ("input_ids", "attention_mask", *(["token_type_ids"] if getattr(_bare(model).config, "type_vocab_size", 0) > 1 else []))
     return model(**{k: batch[k] for k in takes}).logits[:, 0].float()
 
-# %% ../nbs/41_reward.ipynb #2d0d5cd2
+# %% ../nbs/41_reward.ipynb #fc43ceda
 def encoder_for(
     model, # a model
     tokenizer, # its tokenizer
@@ -161,7 +161,7 @@ class Scorer:
         "Scores of a batch, answer by answer."
         return model(**batch) if self.packed else forward_pair(model, batch)
 
-# %% ../nbs/41_reward.ipynb #2be9456e
+# %% ../nbs/41_reward.ipynb #faa7d766
 def load_checkpoint(
     name, # a folder, or "owner/name" on the Hub
     scoring:str|None=None, # "pair" or "packed"; by default what the checkpoint was trained for, else pair
@@ -180,7 +180,7 @@ def load_checkpoint(
     except KoflanError: raise
     except Exception as e: raise KoflanError(f"checkpoint {name}: no model to be had from there ({type(e).__name__}: {str(e).splitlines()[0][:200]})") from e
 
-# %% ../nbs/41_reward.ipynb #080cbebd
+# %% ../nbs/41_reward.ipynb #a9353a53
 @contextmanager
 def _quiet():
     "No bars and no report on weights that are meant to be new."
@@ -200,7 +200,7 @@ def _load_query(model, name, made_for):
     model.koflan_query.load_state_dict({k.removeprefix("koflan_query."): v for k, v in weights.items() if k.startswith("koflan_query.")})
     return model
 
-# %% ../nbs/41_reward.ipynb #45400a85
+# %% ../nbs/41_reward.ipynb #9d95ac3a
 def precision_for(
     device, # "cpu", "cuda"..., or a torch device
     asked:str="auto", # "auto", "fp32" or "bf16"
@@ -214,7 +214,7 @@ def precision_for(
     has = torch.cpu.get_capabilities() if kind == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
     return "bf16" if has.get("amx_bf16") or has.get("avx512_bf16") or has.get("bf16") else "fp32"
 
-# %% ../nbs/41_reward.ipynb #d39bcf9b
+# %% ../nbs/41_reward.ipynb #72a24b75
 class Ranked(NamedTuple):
     "An answer and its score."
     answer: str
@@ -254,10 +254,10 @@ class RewardModel:
         folder, # where
     ):
         "Write a plain Hugging Face folder."
-        _bare(self.model).save_pretrained(folder)
+        with _quiet(): _bare(self.model).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
-# %% ../nbs/41_reward.ipynb #5051559b
+# %% ../nbs/41_reward.ipynb #686adee8
 @patch
 def run(self:RewardModel,
     batch:dict, # of `Scorer.collate`
@@ -286,7 +286,7 @@ def score_pieces(self:RewardModel,
             bar.update(len(some))
     return out
 
-# %% ../nbs/41_reward.ipynb #1b47fb37
+# %% ../nbs/41_reward.ipynb #ca09693f
 def _prompts(instruction, input, answers):
     "(is it one prompt?, instructions, inputs, answers) with one entry for each prompt."
     if isinstance(answers, str) or not len(answers): raise KoflanError("answers must be a list with one answer or more")
@@ -311,7 +311,7 @@ def score(self:RewardModel,
     scores = np.split(self.score_pieces(pieces), np.cumsum([len(o) for o in lists])[:-1])
     return scores[0].tolist() if one else [o.tolist() for o in scores]
 
-# %% ../nbs/41_reward.ipynb #41a96629
+# %% ../nbs/41_reward.ipynb #e090e2c7
 @patch
 def rank(self:RewardModel,
     instruction, # as in `score`
@@ -324,7 +324,7 @@ def rank(self:RewardModel,
     ranked = [sorted(map(Ranked, o, s), key=lambda o: -o.score) for o, s in zip(lists, [scores] if one else scores)]
     return ranked[0] if one else ranked
 
-# %% ../nbs/41_reward.ipynb #214a7a53
+# %% ../nbs/41_reward.ipynb #8073febd
 @patch
 def classify(self:RewardModel,
     instruction, # as in `score`
@@ -335,7 +335,7 @@ def classify(self:RewardModel,
     got = self.rank(instruction, input, labels)
     return got[0].answer if isinstance(got[0], Ranked) else [o[0].answer for o in got]
 
-# %% ../nbs/41_reward.ipynb #7dc731d4
+# %% ../nbs/41_reward.ipynb #ac89a3dc
 def best_threshold(
     scores, # (answers,)
     right, # (answers,) is it a right answer?
@@ -348,7 +348,7 @@ def best_threshold(
     at = int(np.argmax(np.where(after < s, f1, -1))) # equal scores are taken together
     return float((s[at] + after[at])/2)
 
-# %% ../nbs/41_reward.ipynb #88dc599a
+# %% ../nbs/41_reward.ipynb #b0e7d2e9
 @patch
 def fit_threshold(self:RewardModel,
     records:pl.DataFrame, # validation records with the columns of a record
@@ -376,7 +376,7 @@ def classify_multi(self:RewardModel,
     kept = [[a for a, x in zip(o, s) if x > threshold] for o, s in zip(lists, [scores] if one else scores)]
     return kept[0] if one else kept
 
-# %% ../nbs/41_reward.ipynb #9a02986a
+# %% ../nbs/41_reward.ipynb #4b4c0a62
 TALLY = ("loss", "pairwise", "top1", "chance")
 
 def tally(
@@ -387,7 +387,7 @@ def tally(
     gap = np.subtract.outer(np.asarray(right, dtype=np.float64), np.asarray(wrong, dtype=np.float64))
     return float(np.logaddexp(0, -gap).mean()), float((gap > 0).mean()), float(max(right) > max(wrong)), len(right)/(len(right) + len(wrong))
 
-# %% ../nbs/41_reward.ipynb #596bc8a0
+# %% ../nbs/41_reward.ipynb #615043d3
 def by_task(
     names:list, # a task name for each record
     tallies, # (records, len(TALLY))
@@ -398,7 +398,7 @@ def by_task(
     macro = table.select(pl.lit("macro").alias("task"), pl.col("n").sum(), pl.col(TALLY).mean())
     return pl.concat([table, macro])
 
-# %% ../nbs/41_reward.ipynb #d0744a18
+# %% ../nbs/41_reward.ipynb #08a1eca7
 def as_text(
     table:pl.DataFrame, # of `by_task`
 ) -> str: # lines
@@ -407,7 +407,7 @@ def as_text(
     line = lambda r: f"{r['task']:<24}{r['n']:>8,}{r['top1']:>8.3f}{r['pairwise']:>10.3f}{r['chance']:>8.3f}{r['loss']:>8.3f}"
     return "\n".join([head, *map(line, table.to_dicts())])
 
-# %% ../nbs/41_reward.ipynb #50b8bd4c
+# %% ../nbs/41_reward.ipynb #f18139a2
 @patch
 def tallies(self:RewardModel,
     records:pl.DataFrame, # the columns of a record; every row with a right and a wrong answer
