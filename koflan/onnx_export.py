@@ -50,6 +50,7 @@ def export_onnx(
 # %% ../nbs/44_onnx_export.ipynb #6274de5c
 class OnnxRewardModel(RewardModel):
     "A `RewardModel` that runs in onnxruntime."
+    device = SimpleNamespace(type="cpu") # batches are made for it
     def __init__(self,
         folder, # of `export_onnx`
         **kwargs, # to onnxruntime.InferenceSession, as `providers`

@@ -270,10 +270,11 @@ def run(self:RewardModel,
 @patch
 def score_pieces(self:RewardModel,
     pieces:list, # of `Scorer.pieces`
-    tokens:int=16384, # padded tokens of a batch at most
+    tokens:int|None=None, # padded tokens of a batch at most; by default 2,048 on a CPU, whose caches are small, else 16,384
     progress:bool=False, # show a bar?
 ) -> np.ndarray: # float32, a score for every answer of every piece, in their order
     "Scores of what `Scorer.pieces` made."
+    tokens = tokens or (2048 if self.device.type == "cpu" else 16384)
     size, count = [self.scorer.size(o) for o in pieces], np.array([self.scorer.count(o) for o in pieces], dtype=np.int64)
     order, start, at = sorted(range(len(pieces)), key=lambda i: -size[i]), np.cumsum(count) - count, 0
     out = np.zeros(int(count.sum()), dtype=np.float32)

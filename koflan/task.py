@@ -212,37 +212,39 @@ def answers(self:Task,
 # %% ../nbs/04_task.ipynb #592e51a0
 def mixed(
     words:pl.Series, # texts
-    which:np.ndarray, # (rows, answers): places in `words`
+    which:np.ndarray, # (rows, answers): places in `words`, -1 where a row has fewer answers
     bits:np.ndarray, # uint64, one for each row
     between:str, # what stands between the answers
 ) -> pl.Series: # str
     "The answers of each row, in an order that their hashes give."
-    ranks = words.rank("dense").to_numpy()
+    ranks = np.append(words.rank("dense").to_numpy(), len(words) + 1) # none comes last
     which = np.take_along_axis(which, np.argsort(ranks[which], axis=1, kind="stable"), axis=1)
     hashes = mix(bits[:, None] + np.arange(which.shape[1], dtype=np.uint64))
-    which = np.take_along_axis(which, np.argsort(hashes, axis=1), axis=1)
-    return pl.select(pl.concat_str([words[which[:, j]] for j in range(which.shape[1])], separator=between)).to_series()
+    hashes[which < 0] = ~np.uint64(0)
+    which = np.take_along_axis(which, np.argsort(hashes, axis=1, kind="stable"), axis=1)
+    texts, which = pl.concat([words, pl.Series([None], dtype=pl.String)]), np.where(which < 0, len(words), which)
+    return pl.select(pl.concat_str([texts[o] for o in which.T], separator=between, ignore_nulls=True)).to_series()
 
-# %% ../nbs/04_task.ipynb #fe49558f
+# %% ../nbs/04_task.ipynb #5f70d161
 @patch
 def _options(self:Task, df, chance, asked):
     both = df.select(at=pl.int_range(pl.len()), o=pl.concat_list(pl.col("positives", "negatives").fill_null([])).list.drop_nulls())
     some = both.filter(pl.Series(asked) & (both["o"].list.len() > 0))
     rows, n, words = some["at"].to_numpy(), some["o"].list.len().to_numpy().astype(np.int64), some["o"].explode()
-    bits, start = chance.bits(df["_row"].to_numpy()[rows], "options"), np.cumsum(n) - n
     out = pl.Series("options", [None], dtype=pl.String).new_from_index(0, len(df))
-    for k in np.flatnonzero(np.bincount(n)):
-        of_k = np.flatnonzero(n == k)
-        out = out.scatter(rows[of_k], mixed(words, start[of_k][:, None] + np.arange(k), bits[of_k], self.between))
+    if not len(rows): return df.with_columns(out)
+    nth, start = np.arange(n.max()), np.cumsum(n) - n
+    which = np.where(nth < n[:, None], start[:, None] + nth, -1)
+    out = out.scatter(rows, mixed(words, which, chance.bits(df["_row"].to_numpy()[rows], "options"), self.between))
     return df.with_columns(out)
 
-# %% ../nbs/04_task.ipynb #b961f545
+# %% ../nbs/04_task.ipynb #185871ab
 @patch
 def _inputs(self:Task): return [o.input or self.prompts.input for o in self.prompts.asks]
 
 def _shows_options(templates): return np.array(["options" in t.fields for t in templates])
 
-# %% ../nbs/04_task.ipynb #050a01e7
+# %% ../nbs/04_task.ipynb #3d318a94
 @patch
 def _blank(self:Task, ask, columns):
     "Which rows have nothing in any field of their input? An input without fields is never blank."
@@ -251,7 +253,7 @@ def _blank(self:Task, ask, columns):
         if o.fields and (mine := ask == i).any(): out |= mine & np.logical_and.reduce([(columns[f] == "").to_numpy() for f in o.fields])
     return out
 
-# %% ../nbs/04_task.ipynb #8f508df1
+# %% ../nbs/04_task.ipynb #2e69091f
 @patch
 def _fill(self:Task, df, chance):
     which, ask, inputs = df["_template"].to_numpy(), df["_ask"].to_numpy(), self._inputs()
@@ -262,7 +264,7 @@ def _fill(self:Task, df, chance):
     if blank.any(): text = text.scatter(np.flatnonzero(blank), "")
     return df.with_columns(weave(list(map(template_form, self.prompts)), which, cols).alias("instruction"), text.alias("input"))
 
-# %% ../nbs/04_task.ipynb #6a780be1
+# %% ../nbs/04_task.ipynb #52438092
 @patch
 def _texts(self:Task, rows):
     "`KoflanError` when a column that the templates show is no text."
@@ -270,7 +272,7 @@ def _texts(self:Task, rows):
     for o in dict.fromkeys(o for t in templates for o in t.fields):
         if (kind := rows.schema.get(o, pl.String)) not in (pl.String, pl.Null): raise KoflanError(f"{self.name}: {o!r} is {kind}, not a text")
 
-# %% ../nbs/04_task.ipynb #6901dd99
+# %% ../nbs/04_task.ipynb #c8385977
 @patch
 def _asked(self:Task, rows, chance):
     "The rows that are asked something, and counts of the others."
@@ -279,7 +281,7 @@ def _asked(self:Task, rows, chance):
     df, more = _split_off(df, _where(df["_template"] < 0, "no_prompt"))
     return df, dropped | more
 
-# %% ../nbs/04_task.ipynb #04cd295b
+# %% ../nbs/04_task.ipynb #3cf6a228
 @patch
 def convert(self:Task,
     rows:pl.DataFrame, # the source's columns and `_row`
@@ -305,10 +307,10 @@ def convert(self:Task,
     out = df.select(*RECORD, task=pl.lit(self.name), id=pl.format(f"{self.name}-{split}-{{}}", "_row"), template="_template")
     return Built(len(rows), dropped | d, df["_row"].to_numpy(), out.cast(SCHEMA), keys=self.content(df) if keys else None)
 
-# %% ../nbs/04_task.ipynb #28340e63
+# %% ../nbs/04_task.ipynb #f0e1a8dc
 def _digests(texts): return pl.Series([int.from_bytes(blake2b(o.encode(), digest_size=8).digest(), "little") for o in texts], dtype=pl.UInt64)
 
-# %% ../nbs/04_task.ipynb #8efd085b
+# %% ../nbs/04_task.ipynb #2fc48cb5
 @patch
 def content(self:Task,
     df:pl.DataFrame, # rows and their answers
@@ -324,7 +326,7 @@ def content(self:Task,
     exact, normal = joined(lambda o: o), joined(normal_form_expr)
     return pl.DataFrame(dict(exact=_digests(exact), normal=_digests(pl.select(pl.when(normal.str.strip_chars("\x1e") == "").then(exact).otherwise(normal)).to_series())))
 
-# %% ../nbs/04_task.ipynb #fc901b84
+# %% ../nbs/04_task.ipynb #5da99f6a
 class Answers(NamedTuple):
     "The answers of rows as forms; a declared family gives these where it can."
     which: np.ndarray # the form of each row
@@ -332,7 +334,7 @@ class Answers(NamedTuple):
     columns: dict # name -> texts of the cells, without nulls
     doubtful: np.ndarray|None = None # rows that `convert` shall look at
 
-# %% ../nbs/04_task.ipynb #4312a696
+# %% ../nbs/04_task.ipynb #925c349e
 @patch
 def answer_forms(self:Task,
     df:pl.DataFrame, # source rows
@@ -342,13 +344,13 @@ def answer_forms(self:Task,
     "The answers of rows as forms."
     return None
 
-# %% ../nbs/04_task.ipynb #557d4b97
+# %% ../nbs/04_task.ipynb #f444cf79
 def _has_short_cut(cls):
     "Are the forms at least as special as the answers?"
     where = lambda name: next(i for i, o in enumerate(cls.__mro__) if name in vars(o))
     return where("answer_forms") <= where("answers") and cls.answer_forms is not Task.answer_forms
 
-# %% ../nbs/04_task.ipynb #869c7d93
+# %% ../nbs/04_task.ipynb #bea7f6e0
 _inside = lambda text, encode=json.JSONEncoder(ensure_ascii=False).encode: encode(text)[1:-1]
 
 def _listed(answers):
@@ -357,7 +359,7 @@ def _listed(answers):
     for i, o in enumerate(answers): out += [',"' if i else '"', o if isinstance(o, Cell) else _inside(o), '"']
     return [*out, "]"]
 
-# %% ../nbs/04_task.ipynb #ef64c752
+# %% ../nbs/04_task.ipynb #4e5d43bc
 @lru_cache(maxsize=1 << 14)
 def _line_form(cls, split, template, right, wrong, blank):
     "The line of JSON of a record, with cells for what differs from row to row."
@@ -367,40 +369,42 @@ def _line_form(cls, split, template, right, wrong, blank):
     return form_of(['{"instruction":"', *inside(template_form(cls.prompts.templates[template])), '","input":"', *text, '","positives":', *_listed(right), ',"negatives":', *_listed(wrong),
                     f',"task":"{cls.name}","id":"{cls.name}-{split}-', Cell("_row"), f'","template":{template}}}\n'])
 
-# %% ../nbs/04_task.ipynb #e2550dcd
+# %% ../nbs/04_task.ipynb #436c8923
 _ESCAPED = {**{chr(o): _inside(chr(o)) for o in range(32)}, '"': '\\"', "\\": "\\\\"}
+
+def _to_escape(text):
+    "Which of the characters that JSON escapes occur: all texts are looked at as one run of bytes."
+    data = np.frombuffer(text.to_arrow().buffers()[2] or b"", dtype=np.uint8)
+    small = np.unique(data[data < 32]).tolist()
+    return [chr(o) for o in small] + [o for o in '"\\' if (data == ord(o)).any()]
 
 def _escaped(text, odd):
     "A text as it stands inside a JSON string; `odd` says which rows may need it, None where nobody knows."
-    at = np.flatnonzero(text.str.contains(r'[\x00-\x1f"\\]') if odd is None else odd)
-    return text.scatter(at, text[at].str.replace_many(list(_ESCAPED), list(_ESCAPED.values()))) if len(at) else text
+    at = None if odd is None or odd.all() else np.flatnonzero(odd)
+    some = text if at is None else text[at]
+    if not (found := _to_escape(some)): return text
+    some = some.str.replace_many(found, [_ESCAPED[o] for o in found])
+    return some if at is None else text.scatter(at, some)
 
-# %% ../nbs/04_task.ipynb #6b8e7072
+# %% ../nbs/04_task.ipynb #cab7f49c
 @lru_cache(maxsize=1024)
 def _places(forms, names):
-    "The texts in some forms; for each number of answers, its forms and where each answer stands: place of a text, or number of a cell (-1: none)."
+    "The texts in some forms, and where each answer of a form stands: place of a text and number of a cell, -1 where it is not one."
     answers = [[*right, *wrong] for right, wrong, _ in forms]
     texts = {o: i for i, o in enumerate(dict.fromkeys(o for words in answers for o in words if not isinstance(o, Cell)))}
-    sizes, out = np.array([len(o) for o in answers]), {}
-    for k in np.unique(sizes[sizes > 0]).tolist():
-        of_k = np.flatnonzero(sizes == k)
-        cells = np.array([[names.index(w) if isinstance(w, Cell) else -1 for w in answers[i]] for i in of_k])
-        out[k] = of_k, np.array([[texts.get(w, 0) if not isinstance(w, Cell) else 0 for w in answers[i]] for i in of_k]), cells
-    return pl.Series(list(texts), dtype=pl.String), sizes, out
+    places = np.full((2, len(answers), max(map(len, answers))), -1)
+    for i, words in enumerate(answers):
+        for j, o in enumerate(words): places[(1, i, j) if isinstance(o, Cell) else (0, i, j)] = names.index(o) if isinstance(o, Cell) else texts[o]
+    return pl.Series(list(texts), dtype=pl.String), places
 
-# %% ../nbs/04_task.ipynb #d3ce4085
 @patch
 def _options_of(self:Task, got, at, bits):
     "What `{options}` stands for in the rows `at`, from the forms of their answers."
-    out = pl.Series([""], dtype=pl.String).new_from_index(0, len(got.which))
-    texts, sizes, places = _places(tuple(got.forms), tuple(got.columns))
-    words, which = pl.concat([texts, *(o[at] for o in got.columns.values())]), got.which[at]
-    for k, (forms, text, cell) in places.items():
-        of_k = np.flatnonzero(sizes[which] == k)
-        form = np.searchsorted(forms, which[of_k])
-        place = np.where(cell[form] < 0, text[form], len(texts) + cell[form] * len(at) + of_k[:, None])
-        if len(of_k): out = out.scatter(at[of_k], mixed(words, place, bits[of_k], self.between))
-    return out
+    texts, places = _places(tuple(got.forms), tuple(got.columns))
+    text, cell = places[:, got.which[at]]
+    place = np.where(cell < 0, text, len(texts) + cell * len(at) + np.arange(len(at))[:, None])
+    words = pl.concat([texts, *(o[at] for o in got.columns.values())])
+    return pl.Series([""], dtype=pl.String).new_from_index(0, len(got.which)).scatter(at, mixed(words, place, bits, self.between))
 
 # %% ../nbs/04_task.ipynb #05f79fe9
 def _form_fault(kind, right, wrong, allow_no_negative):
