@@ -4,10 +4,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+CACHE = TemporaryDirectory() # for the tokens that training remembers
+os.environ.setdefault("KOFLAN_CACHE", CACHE.name)
 MIRROR = Path(os.environ.get("KOFLAN_TEST_MIRROR", ROOT.parent/"shared"/"hub"))
 
 
