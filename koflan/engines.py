@@ -18,6 +18,7 @@ from threading import Thread
 from typing import NamedTuple
 
 from fastcore.basics import patch
+from polars.exceptions import PanicException
 
 from .schema import KoflanError
 from .sources import MissingSplit
@@ -46,7 +47,7 @@ def do(
     except MissingSplit as e: return Done(error=str(e), missing=True)
     except KoflanError as e: return Done(error=str(e).splitlines()[0])
     except OSError as e: return Done(error=f"{e.filename or work.job.out}: {e.strerror or e}" if e.errno else f"{type(e).__name__}: {e}")
-    except Exception as e: return Done(error=f"{type(e).__name__}: {e}".splitlines()[0])
+    except (Exception, PanicException) as e: return Done(error=f"{type(e).__name__}: {e}".splitlines()[0])
 
 # %% ../nbs/29_engines.ipynb #92015f62
 LOST = Done(error="lost") # its worker died

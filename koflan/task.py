@@ -139,7 +139,7 @@ def _drop(self:Task, df):
     if not (why := self.reasons()): return df, {}
     return _split_off(df, df.select(pl.coalesce(*(pl.when(o).then(pl.lit(k)) for k, o in why.items())).alias("why")).to_series())
 
-# %% ../nbs/04_task.ipynb #2d4e47cf
+# %% ../nbs/04_task.ipynb #f59be170
 def distinct(
     keys:np.ndarray, # integers from 0, (rows, columns)
 ) -> tuple[np.ndarray, np.ndarray]: # the different rows, and for each row which of them it is
@@ -151,7 +151,7 @@ def distinct(
     _, first, which = np.unique(keys @ np.cumprod([1, *size[:-1]]), return_index=True, return_inverse=True)
     return keys[first], which
 
-# %% ../nbs/04_task.ipynb #79746dbb
+# %% ../nbs/04_task.ipynb #18e2c6ef
 def _eligible(df, prompts):
     "(asks as a tuple, row positions) for every group of rows that may be asked the same."
     if not any(ask.when for ask in prompts.asks): return [(tuple(range(len(prompts.asks))), np.arange(len(df)))]
@@ -160,14 +160,14 @@ def _eligible(df, prompts):
     patterns, which = distinct(np.broadcast_to(met, (len(df), len(prompts.asks))).astype(np.int64))
     return [(tuple(np.flatnonzero(p)), np.flatnonzero(which == i)) for i, p in enumerate(patterns)]
 
-# %% ../nbs/04_task.ipynb #541e6a48
+# %% ../nbs/04_task.ipynb #f527eea6
 class Chosen(NamedTuple):
     "What every row is asked, as numbers; -1 where no instruction may be asked of it."
     template: np.ndarray
     ask: np.ndarray
     wording: np.ndarray
 
-# %% ../nbs/04_task.ipynb #3a825520
+# %% ../nbs/04_task.ipynb #02b9de53
 @patch
 def choose(self:Task,
     df:pl.DataFrame, # source rows
@@ -182,13 +182,13 @@ def choose(self:Task,
     wordings = np.array([ask.wordings for ask in self.prompts.asks])[ask_of[template]]
     return Chosen(template, ask_of[template], chance.pick(rows, "wording", wordings))
 
-# %% ../nbs/04_task.ipynb #7c3055a0
+# %% ../nbs/04_task.ipynb #dd09d14e
 @patch
 def _assign(self:Task, df, chance):
     got = self.choose(df, chance)
     return df.with_columns(_template=pl.Series(got.template, dtype=pl.Int32), _ask=pl.Series(got.ask), _wording=pl.Series(got.wording))
 
-# %% ../nbs/04_task.ipynb #55106a2d
+# %% ../nbs/04_task.ipynb #6d2be15e
 @patch
 def record(self:Task,
     row:dict, # a source row, with `_row`, `_template`, `_ask` and `_wording`
@@ -197,7 +197,7 @@ def record(self:Task,
     "The answers of one row; what a task overrides when no family fits it."
     raise NotImplementedError(f"{type(self).__name__} belongs to no family and has no record()")
 
-# %% ../nbs/04_task.ipynb #99c40b2b
+# %% ../nbs/04_task.ipynb #38fd8fc5
 @patch
 def answers(self:Task,
     df:pl.DataFrame, # source rows that have been asked something
@@ -209,7 +209,7 @@ def answers(self:Task,
     why = pl.Series("_why", [o if isinstance(o, str) else None for o in got], dtype=pl.String)
     return df.with_columns(lists("positives"), lists("negatives"), why)
 
-# %% ../nbs/04_task.ipynb #592e51a0
+# %% ../nbs/04_task.ipynb #17a693ec
 def mixed(
     words:pl.Series, # texts
     which:np.ndarray, # (rows, answers): places in `words`, -1 where a row has fewer answers
@@ -225,7 +225,7 @@ def mixed(
     texts, which = pl.concat([words, pl.Series([None], dtype=pl.String)]), np.where(which < 0, len(words), which)
     return pl.select(pl.concat_str([texts[o] for o in which.T], separator=between, ignore_nulls=True)).to_series()
 
-# %% ../nbs/04_task.ipynb #5f70d161
+# %% ../nbs/04_task.ipynb #c672defc
 @patch
 def _options(self:Task, df, chance, asked):
     both = df.select(at=pl.int_range(pl.len()), o=pl.concat_list(pl.col("positives", "negatives").fill_null([])).list.drop_nulls())
@@ -238,13 +238,13 @@ def _options(self:Task, df, chance, asked):
     out = out.scatter(rows, mixed(words, which, chance.bits(df["_row"].to_numpy()[rows], "options"), self.between))
     return df.with_columns(out)
 
-# %% ../nbs/04_task.ipynb #185871ab
+# %% ../nbs/04_task.ipynb #682f674d
 @patch
 def _inputs(self:Task): return [o.input or self.prompts.input for o in self.prompts.asks]
 
 def _shows_options(templates): return np.array(["options" in t.fields for t in templates])
 
-# %% ../nbs/04_task.ipynb #3d318a94
+# %% ../nbs/04_task.ipynb #a4338509
 @patch
 def _blank(self:Task, ask, columns):
     "Which rows have nothing in any field of their input? An input without fields is never blank."
@@ -253,7 +253,7 @@ def _blank(self:Task, ask, columns):
         if o.fields and (mine := ask == i).any(): out |= mine & np.logical_and.reduce([(columns[f] == "").to_numpy() for f in o.fields])
     return out
 
-# %% ../nbs/04_task.ipynb #2e69091f
+# %% ../nbs/04_task.ipynb #b76b0682
 @patch
 def _fill(self:Task, df, chance):
     which, ask, inputs = df["_template"].to_numpy(), df["_ask"].to_numpy(), self._inputs()
@@ -264,7 +264,7 @@ def _fill(self:Task, df, chance):
     if blank.any(): text = text.scatter(np.flatnonzero(blank), "")
     return df.with_columns(weave(list(map(template_form, self.prompts)), which, cols).alias("instruction"), text.alias("input"))
 
-# %% ../nbs/04_task.ipynb #52438092
+# %% ../nbs/04_task.ipynb #cb418f0f
 @patch
 def _texts(self:Task, rows):
     "`KoflanError` when a column that the templates show is no text."
@@ -272,7 +272,7 @@ def _texts(self:Task, rows):
     for o in dict.fromkeys(o for t in templates for o in t.fields):
         if (kind := rows.schema.get(o, pl.String)) not in (pl.String, pl.Null): raise KoflanError(f"{self.name}: {o!r} is {kind}, not a text")
 
-# %% ../nbs/04_task.ipynb #c8385977
+# %% ../nbs/04_task.ipynb #b84f4f91
 @patch
 def _asked(self:Task, rows, chance):
     "The rows that are asked something, and counts of the others."
@@ -281,7 +281,7 @@ def _asked(self:Task, rows, chance):
     df, more = _split_off(df, _where(df["_template"] < 0, "no_prompt"))
     return df, dropped | more
 
-# %% ../nbs/04_task.ipynb #3cf6a228
+# %% ../nbs/04_task.ipynb #a5f4adb5
 @patch
 def convert(self:Task,
     rows:pl.DataFrame, # the source's columns and `_row`
@@ -307,10 +307,10 @@ def convert(self:Task,
     out = df.select(*RECORD, task=pl.lit(self.name), id=pl.format(f"{self.name}-{split}-{{}}", "_row"), template="_template")
     return Built(len(rows), dropped | d, df["_row"].to_numpy(), out.cast(SCHEMA), keys=self.content(df) if keys else None)
 
-# %% ../nbs/04_task.ipynb #f0e1a8dc
+# %% ../nbs/04_task.ipynb #890d8a8d
 def _digests(texts): return pl.Series([int.from_bytes(blake2b(o.encode(), digest_size=8).digest(), "little") for o in texts], dtype=pl.UInt64)
 
-# %% ../nbs/04_task.ipynb #2fc48cb5
+# %% ../nbs/04_task.ipynb #5628aee4
 @patch
 def content(self:Task,
     df:pl.DataFrame, # rows and their answers
@@ -326,7 +326,7 @@ def content(self:Task,
     exact, normal = joined(lambda o: o), joined(normal_form_expr)
     return pl.DataFrame(dict(exact=_digests(exact), normal=_digests(pl.select(pl.when(normal.str.strip_chars("\x1e") == "").then(exact).otherwise(normal)).to_series())))
 
-# %% ../nbs/04_task.ipynb #5da99f6a
+# %% ../nbs/04_task.ipynb #c4ab90f7
 class Answers(NamedTuple):
     "The answers of rows as forms; a declared family gives these where it can."
     which: np.ndarray # the form of each row
@@ -334,7 +334,7 @@ class Answers(NamedTuple):
     columns: dict # name -> texts of the cells, without nulls
     doubtful: np.ndarray|None = None # rows that `convert` shall look at
 
-# %% ../nbs/04_task.ipynb #925c349e
+# %% ../nbs/04_task.ipynb #e22b2278
 @patch
 def answer_forms(self:Task,
     df:pl.DataFrame, # source rows
@@ -344,13 +344,13 @@ def answer_forms(self:Task,
     "The answers of rows as forms."
     return None
 
-# %% ../nbs/04_task.ipynb #f444cf79
+# %% ../nbs/04_task.ipynb #8433d99f
 def _has_short_cut(cls):
     "Are the forms at least as special as the answers?"
     where = lambda name: next(i for i, o in enumerate(cls.__mro__) if name in vars(o))
     return where("answer_forms") <= where("answers") and cls.answer_forms is not Task.answer_forms
 
-# %% ../nbs/04_task.ipynb #bea7f6e0
+# %% ../nbs/04_task.ipynb #27a5f97d
 _inside = lambda text, encode=json.JSONEncoder(ensure_ascii=False).encode: encode(text)[1:-1]
 
 def _listed(answers):
@@ -359,7 +359,7 @@ def _listed(answers):
     for i, o in enumerate(answers): out += [',"' if i else '"', o if isinstance(o, Cell) else _inside(o), '"']
     return [*out, "]"]
 
-# %% ../nbs/04_task.ipynb #4e5d43bc
+# %% ../nbs/04_task.ipynb #d75f4c21
 @lru_cache(maxsize=1 << 14)
 def _line_form(cls, split, template, right, wrong, blank):
     "The line of JSON of a record, with cells for what differs from row to row."
@@ -369,7 +369,7 @@ def _line_form(cls, split, template, right, wrong, blank):
     return form_of(['{"instruction":"', *inside(template_form(cls.prompts.templates[template])), '","input":"', *text, '","positives":', *_listed(right), ',"negatives":', *_listed(wrong),
                     f',"task":"{cls.name}","id":"{cls.name}-{split}-', Cell("_row"), f'","template":{template}}}\n'])
 
-# %% ../nbs/04_task.ipynb #436c8923
+# %% ../nbs/04_task.ipynb #3a80ab72
 _ESCAPED = {**{chr(o): _inside(chr(o)) for o in range(32)}, '"': '\\"', "\\": "\\\\"}
 
 def _to_escape(text):
@@ -386,7 +386,7 @@ def _escaped(text, odd):
     some = some.str.replace_many(found, [_ESCAPED[o] for o in found])
     return some if at is None else text.scatter(at, some)
 
-# %% ../nbs/04_task.ipynb #cab7f49c
+# %% ../nbs/04_task.ipynb #0a18db26
 @lru_cache(maxsize=1024)
 def _places(forms, names):
     "The texts in some forms, and where each answer of a form stands: place of a text and number of a cell, -1 where it is not one."
@@ -406,21 +406,21 @@ def _options_of(self:Task, got, at, bits):
     words = pl.concat([texts, *(o[at] for o in got.columns.values())])
     return pl.Series([""], dtype=pl.String).new_from_index(0, len(got.which)).scatter(at, mixed(words, place, bits, self.between))
 
-# %% ../nbs/04_task.ipynb #05f79fe9
+# %% ../nbs/04_task.ipynb #7580890f
 def _form_fault(kind, right, wrong, allow_no_negative):
     "Which count of the schema the answers of a form break."
     low, high, nlow, nhigh = KINDS[kind]
     if not low <= len(right) <= (high or len(right)): return "no_positive" if len(right) < low else "too_many_positives"
     if not (0 if allow_no_negative else nlow) <= len(wrong) <= (nhigh or len(wrong)): return "no_negative" if len(wrong) < nlow else "too_many_negatives"
 
-# %% ../nbs/04_task.ipynb #60cadd69
+# %% ../nbs/04_task.ipynb #f9c8d2f4
 def _counted(keep, which, reasons):
     "Rows that stay, and how many go for the reason of their form."
     if not any(reasons): return keep, {}
     gone = np.array([o is not None for o in reasons])[which] & keep
     return keep & ~gone, dict(Counter(reasons[i] for i in which[gone].tolist()))
 
-# %% ../nbs/04_task.ipynb #49b41d35
+# %% ../nbs/04_task.ipynb #d0b612a8
 @patch
 def _sift(self:Task, got, doubtful, blank, allow_no_negative):
     "Which rows become records, and counts of the others; doubtful rows are neither."
@@ -430,7 +430,7 @@ def _sift(self:Task, got, doubtful, blank, allow_no_negative):
     keep, more = _counted(keep & ~empty, got.which, after)
     return keep, before | ({"empty_input": int(empty.sum())} if empty.any() else {}) | more
 
-# %% ../nbs/04_task.ipynb #c75ee9a5
+# %% ../nbs/04_task.ipynb #beb2cbf4
 @patch
 def _cells_of(self:Task, df, got, chosen, chance):
     "The texts of all cells, and the rows that are not for the short cut."
@@ -445,7 +445,7 @@ def _cells_of(self:Task, df, got, chosen, chance):
     if said: doubtful = doubtful | pl.DataFrame(said).select(pl.any_horizontal(pl.all().str.contains("{", literal=True))).to_series().to_numpy()
     return cols | got.columns, doubtful
 
-# %% ../nbs/04_task.ipynb #556e24a7
+# %% ../nbs/04_task.ipynb #1be6e6eb
 @patch
 def _weave_lines(self:Task, df, split, got, chosen, columns, at, blank):
     "The lines of JSON of the rows `at`."
@@ -457,14 +457,14 @@ def _weave_lines(self:Task, df, split, got, chosen, columns, at, blank):
     texts = {o: _escaped(text, df["_odd"].to_numpy()[at] if df.schema.get(o) == pl.String and "_odd" in df.columns else None) for o, text in texts.items()}
     return weave(forms, np.searchsorted(used, code), texts | {"_row": pl.Series(df["_row"].to_numpy()[at]).cast(pl.String)})
 
-# %% ../nbs/04_task.ipynb #24156ce3
+# %% ../nbs/04_task.ipynb #6a9daeaf
 def _merged(a, b):
     "Two results for rows of one piece, in row order."
     order = np.argsort(np.concatenate([a.numbers, b.numbers]), kind="stable")
     lines = lambda: pl.concat([a.lines, b.lines]).gather(order)
     return Built(a.rows, tally([a.dropped, b.dropped]), np.concatenate([a.numbers, b.numbers])[order], lines=lines)
 
-# %% ../nbs/04_task.ipynb #e820a3a3
+# %% ../nbs/04_task.ipynb #7122ac3e
 @patch
 def _short_cut(self:Task, rows, split, allow_no_input=False, allow_no_negative=False, only=None, keys=False, lent=None):
     "What `convert` does, straight to lines; None where it cannot be done."
@@ -484,7 +484,7 @@ def _short_cut(self:Task, rows, split, allow_no_input=False, allow_no_negative=F
     if not doubtful.any(): return made
     return _merged(made, self.convert(df.filter(pl.Series(doubtful)), split, allow_no_input, allow_no_negative, lent=lent))
 
-# %% ../nbs/04_task.ipynb #3ceb298b
+# %% ../nbs/04_task.ipynb #4c9c3f6d
 @patch
 def lend(self:Task,
     pieces:Iterator, # all rows of the split, piece by piece
@@ -493,7 +493,7 @@ def lend(self:Task,
     "Gather what rows of a split lend each other."
     return None
 
-# %% ../nbs/04_task.ipynb #fd1bb45b
+# %% ../nbs/04_task.ipynb #8d6ca2bd
 @patch
 def lending(self:Task,
     df:pl.DataFrame, # all rows of the split that are asked something
@@ -502,7 +502,7 @@ def lending(self:Task,
     "What rows lend each other, when all of them are at hand."
     return None
 
-# %% ../nbs/04_task.ipynb #043cebb3
+# %% ../nbs/04_task.ipynb #9d3ee42e
 def ahead(
     items, # an iterator
 ) -> Iterator: # of the same items
@@ -514,7 +514,7 @@ def ahead(
             later = pool.submit(next, it, end)
             yield item
 
-# %% ../nbs/04_task.ipynb #0e6ee184
+# %% ../nbs/04_task.ipynb #976cee19
 @contextmanager
 def _fitting(task, split, frames):
     "Name the columns when they are not what a task computes with."
@@ -523,7 +523,7 @@ def _fitting(task, split, frames):
         columns = ", ".join(f"{k} {t}" for k, t in next(frames.pieces(0, 1)).schema.items() if k in task.source.columns)
         raise KoflanError(f"{task.name}: the columns of {split} do not fit ({str(e).splitlines()[0]}); there is {columns}") from e
 
-# %% ../nbs/04_task.ipynb #25cfebef
+# %% ../nbs/04_task.ipynb #5c23c9be
 @patch
 def stream(self:Task,
     split:str="train", # koflan's split name
@@ -547,14 +547,14 @@ def stream(self:Task,
         read = pieces(start, stop)
         yield from map(made, ahead(read) if step < stop - start else read) # a map holds on to nothing
 
-# %% ../nbs/04_task.ipynb #7615ead6
+# %% ../nbs/04_task.ipynb #2488a5da
 def tally(
     counts, # dicts of counts
 ) -> dict: # sums, in order of their names
     "Add up counts by reason."
     return dict(sorted(sum((Counter(o) for o in counts), Counter()).items()))
 
-# %% ../nbs/04_task.ipynb #f51784a1
+# %% ../nbs/04_task.ipynb #a78acbad
 @patch
 def build(self:Task,
     split:str="train", # koflan's split name
@@ -568,7 +568,7 @@ def build(self:Task,
     over = {"over_cap": len(rows) - len(keep)} if len(keep) < len(rows) else {}
     return Built(sum(o.rows for o in parts), tally(o.dropped for o in parts) | over, rows[keep], records[keep] if over else records)
 
-# %% ../nbs/04_task.ipynb #6ed94cb8
+# %% ../nbs/04_task.ipynb #f7db4325
 @patch
 def generate(self:Task,
     split:str="train", # koflan's split name
@@ -578,7 +578,7 @@ def generate(self:Task,
     "The records of a split as plain dicts."
     for row in self.build(split, cap, **allow).records.select(RECORD).iter_rows(named=True): yield row
 
-# %% ../nbs/04_task.ipynb #15d07ead
+# %% ../nbs/04_task.ipynb #8cd27130
 @patch
 def show(self:Task,
     n:int=5, # records to show
@@ -591,7 +591,7 @@ def show(self:Task,
 @patch
 def _repr_html_(self:Task): return importlib.import_module("koflan.display").glance(self)._repr_html_() if self.source and self.prompts else None
 
-# %% ../nbs/04_task.ipynb #af2e2aba
+# %% ../nbs/04_task.ipynb #e1a6e8f6
 def load_tasks(
     path, # the package's `__path__`
     package:str, # its name
@@ -602,7 +602,7 @@ def load_tasks(
         try: ep.load()
         except Exception as e: warnings.warn(f"tasks of {ep.value} left out: {type(e).__name__}: {e}", stacklevel=2)
 
-# %% ../nbs/04_task.ipynb #ef5b2533
+# %% ../nbs/04_task.ipynb #a1d3e77f
 def find_tasks(
     patterns:str="*", # comma-separated names or globs, as "nsmc,kobest_*"
 ) -> list: # task classes, in order of their names
@@ -618,13 +618,13 @@ def find_tasks(
         found |= hit
     return [REGISTRY[o] for o in sorted(found)]
 
-# %% ../nbs/04_task.ipynb #6ed8d6b3
+# %% ../nbs/04_task.ipynb #1eafc055
 @patch(cls_method=True)
 def corpora(cls:Task) -> tuple: # names of text collections; the repository where none is declared
     "The text collections that the texts of this task come from."
     return (cls.corpus,) if isinstance(cls.corpus, str) else tuple(cls.corpus or (cls.source.repo,))
 
-# %% ../nbs/04_task.ipynb #f9772219
+# %% ../nbs/04_task.ipynb #60752d84
 @patch(cls_method=True)
 def describe(cls:Task) -> dict: # str values
     "What a list of tasks says about this one."

@@ -25,7 +25,7 @@ def command(*args, cwd=None, ok=True, **env):
     return done
 
 
-def records(path): return [json.loads(o) for o in Path(path).read_text(encoding="utf-8").splitlines()]
+def records(path): return [json.loads(o) for o in Path(path).read_bytes().split(b"\n") if o] # a text may hold other line ends
 
 
 def files(folder): return {str(o.relative_to(folder)): o.read_bytes() for o in sorted(Path(folder).rglob("*")) if o.is_file() and ".koflan" not in o.parts}
