@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['export_onnx', 'OnnxRewardModel']
 
-# %% ../nbs/44_onnx_export.ipynb #81c62436
+# %% ../nbs/44_onnx_export.ipynb #1ba5ed79
 import json
+import logging
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
@@ -16,7 +17,7 @@ from types import SimpleNamespace
 from .reward import RewardModel, Scorer
 from .schema import KoflanError, whole_file, write_json
 
-# %% ../nbs/44_onnx_export.ipynb #f62773e5
+# %% ../nbs/44_onnx_export.ipynb #ce1cf896
 def _wrapped(scorer, model, names):
     "A module that takes the tensors of a batch in order."
     import torch
@@ -38,6 +39,7 @@ def export_onnx(
     except ImportError as e: raise KoflanError('ONNX export needs: pip install "koflan[onnx]"') from e
     batch = model.scorer.collate([p for words in (3, 5) for p in model.scorer.pieces([7] * words, [8] * 4, [[9], [9, 7], [8, 7, 9]])])
     dims = tuple({i: torch.export.Dim.DYNAMIC for i in range(v.ndim)} for v in batch.values())
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR) # it tells which other packages it would know
     with whole_file(Path(folder)/"model.onnx") as tmp, warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")
         made = torch.onnx.export(_wrapped(model.scorer, model.model, list(batch)), tuple(batch.values()), input_names=list(batch), output_names=["scores"], dynamo=True, dynamic_shapes=(dims,), verbose=False)
@@ -47,7 +49,7 @@ def export_onnx(
     write_json(dict(max_length=model.encoder.max_length), Path(folder)/"koflan_onnx.json")
     return Path(folder)
 
-# %% ../nbs/44_onnx_export.ipynb #6274de5c
+# %% ../nbs/44_onnx_export.ipynb #baa178e3
 class OnnxRewardModel(RewardModel):
     "A `RewardModel` that runs in onnxruntime."
     device = SimpleNamespace(type="cpu") # batches are made for it
