@@ -1,6 +1,10 @@
-"What benchmarks/train.py and benchmarks/score.py share: records, tokenizer, model shape, peak memory."
+"What benchmarks/train.py and benchmarks/score.py share: records, tokenizer, model shape, command line, rounds, peak memory."
+import argparse
+import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -57,3 +61,32 @@ def machine():
     has = torch.cpu.get_capabilities()
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{has.get('cpu_name', '?')}, {os.cpu_count()} cores, amx_bf16 {bool(has.get('amx_bf16'))}, avx512_bf16 {bool(has.get('avx512_bf16'))}{gpu}, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}"
+
+
+CLOCKS = dict(wall="perf_counter", cpu="process_time")
+
+def command(doc, ways, **numbers):
+    "The command line: --tasks, --ways, the numbers, --rounds, --clock, --data and, for one measurement in a process of its own, --one."
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--ways", default=",".join(ways))
+    for name, value in (numbers | dict(rounds=2)).items(): parser.add_argument(f"--{name}", type=type(value), default=value)
+    parser.add_argument("--clock", default="wall", choices=list(CLOCKS))
+    parser.add_argument("--data", type=Path, default=Path("/tmp/koflan-benchmark"))
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def rounds(args, key):
+    "For each task (its name, the best of what each way printed); the ways take turns, each in a fresh process."
+    build(args.data)
+    print(machine())
+    given = [f"--{k}={v}" for k, v in vars(args).items() if k not in ("tasks", "ways", "rounds", "one")]
+    for task in args.tasks.split(","):
+        best = {}
+        for way in args.ways.split(",")*args.rounds:
+            done = subprocess.run([sys.executable, sys.argv[0], "--one", f"{way}:{task}", *given], capture_output=True, text=True)
+            if done.returncode: print(f"{way:<14}{done.stderr.strip().splitlines()[-1][:100]}"); continue
+            got = json.loads(done.stdout.strip().splitlines()[-1])
+            if way not in best or got[key] > best[way][key]: best[way] = got
+        yield task, best

@@ -5,7 +5,7 @@
 Both sides start from the parquet files of the mirror and end with a closed JSONL file, every split of a task, one process each.
 - reference: `datasets.Dataset.from_parquet`, then one dict per row (`random.choice` of instruction and wording) and one `json.dumps` per line;
   nothing is checked, normalised or hashed. `load` is its share for opening the parquet files with nothing in the cache.
-- koflan: `koflan.generate.build_file`, that is reading, tidying, all checks, writing, sha256 and the entry for the manifest.
+- koflan: `koflan.shards.build_file`, that is reading, tidying, all checks, writing, sha256 and the entry for the manifest.
 
 Each side of each task is a fresh process that has imported everything before its clock starts. The two take turns, the best of 3 counts.
 `ratio` compares both from parquet to JSONL; `loop` leaves the reference's loading out (koflan's stays in). Peaks are VmHWM in MiB.
@@ -29,7 +29,7 @@ import pandas # noqa: F401  (datasets and polars import these late: no side shal
 import polars as pl
 import pyarrow.parquet # noqa: F401
 
-from koflan.generate import build_file
+from koflan.shards import build_file
 from koflan.shapes import BorrowTask, ChoiceTask, LabelTask, MultiLabelTask, SpanTask
 from koflan.sources import SPLITS, find_mirror
 from koflan.task import find_tasks

@@ -8,16 +8,12 @@ tokenising is on the clock on all sides, loading is not; a tenth of the prompts 
 - pair, packed: `RewardModel.score` with precision fp32; pair16, packed16 with bf16. Where the machine has bf16, `RewardModel.from_pretrained` takes it by itself.
 `x fp32` and `x bf16` compare with the two crossencoders. `--clock cpu` counts processor seconds instead, for a machine that is shared.
 """
-import argparse
 import json
-import subprocess
-import sys
 import time
 from contextlib import nullcontext
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from common import TASKS, build, machine, model_of, peak, records_of
+from common import CLOCKS, TASKS, command, model_of, peak, records_of, rounds
 
 WAYS = ("crossencoder", "crossencoder16", "pair", "pair16", "packed", "packed16")
 
@@ -43,8 +39,9 @@ def koflan(tokenizer, scoring, bf16):
 
 
 def one(way, task, args):
+    "Measure one way in this process; prints JSON."
     from transformers import AutoTokenizer
-    tokenizer, rows, bf16, clock = AutoTokenizer.from_pretrained(args.data/"tokenizer"), records_of(task, args.prompts, args.data).to_dicts(), way.endswith("16"), getattr(time, dict(wall="perf_counter", cpu="process_time")[args.clock])
+    tokenizer, rows, bf16, clock = AutoTokenizer.from_pretrained(args.data/"tokenizer"), records_of(task, args.prompts, args.data).to_dicts(), way.endswith("16"), getattr(time, CLOCKS[args.clock])
     with TemporaryDirectory() as tmp:
         score = crossencoder(tokenizer, bf16, tmp) if way.startswith("cross") else koflan(tokenizer, way.removesuffix("16"), bf16)
         score(rows[:max(1, len(rows)//10)])
@@ -55,27 +52,10 @@ def one(way, task, args):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", default=",".join(TASKS))
-    parser.add_argument("--ways", default=",".join(WAYS))
-    parser.add_argument("--prompts", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--clock", default="wall", choices=["wall", "cpu"])
-    parser.add_argument("--data", type=Path, default=Path("/tmp/koflan-benchmark"))
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = command(__doc__, WAYS, prompts=256)
     if args.one: return one(*args.one.split(":"), args)
-    build(args.data)
-    print(machine())
-    for task in args.tasks.split(","):
-        print(f"\n{task}: {TASKS[task]}\n{'':<16}{'answers/s':>11}{'prompts/s':>11}{'x fp32':>9}{'x bf16':>9}{'peak MiB':>10}", flush=True)
-        best = {}
-        for way in args.ways.split(",")*args.rounds:
-            call = [sys.executable, __file__, "--one", f"{way}:{task}", *(f"--{k}={getattr(args, k)}" for k in ("prompts", "clock", "data"))]
-            done = subprocess.run(call, capture_output=True, text=True)
-            if done.returncode: print(f"{way:<16}{done.stderr.strip().splitlines()[-1][:100]}"); continue
-            got = json.loads(done.stdout.strip().splitlines()[-1])
-            if way not in best or got["answers"] > best[way]["answers"]: best[way] = got
+    for task, best in rounds(args, "answers"):
+        print(f"\n{task}: {TASKS[task]}\n{'':<16}{'answers/s':>11}{'prompts/s':>11}{'x fp32':>9}{'x bf16':>9}{'peak MiB':>10}")
         for way, o in best.items():
             times = lambda base: f"{o['answers']/best[base]['answers']:>9.2f}" if base in best else f"{'-':>9}"
             print(f"{way:<16}{o['answers']:>11.1f}{o['prompts']:>11.1f}{times('crossencoder')}{times('crossencoder16')}{o['peak']:>10,.0f}", flush=True)

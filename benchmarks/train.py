@@ -12,15 +12,11 @@ measured), one fresh process for each, taking turns; the best round counts. All 
 `records/s` counts records of the training data, `answers/s` the answers scored for them. `prepare` is the seconds before the first step that koflan
 spends on tokens (once for a data set and a tokenizer; kept between runs). `--clock cpu` counts processor seconds instead, for a machine that is shared.
 """
-import argparse
 import json
-import subprocess
-import sys
 import time
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from common import TASKS, build, machine, model_of, peak, records_of
+from common import CLOCKS, TASKS, command, model_of, peak, records_of, rounds
 
 WAYS = dict(plain={}, crossencoder={}, pair=dict(scoring="pair"), packed=dict(scoring="packed"), **{"packed.1": dict(scoring="packed", dropout=.1)}, packed8=dict(scoring="packed", batch=8))
 
@@ -94,36 +90,17 @@ def koflan(records, tokenizer, clock, tmp, batch, scoring, dropout=0.):
 def one(way, task, args):
     "Measure one way in this process; prints JSON."
     from transformers import AutoTokenizer
-    tokenizer, clock = AutoTokenizer.from_pretrained(args.data/"tokenizer"), clocked(args.seconds, dict(wall="perf_counter", cpu="process_time")[args.clock])
+    tokenizer, clock = AutoTokenizer.from_pretrained(args.data/"tokenizer"), clocked(args.seconds, CLOCKS[args.clock])
     options = dict(batch=args.batch) | WAYS[way] if WAYS[way] else {}
     with TemporaryDirectory() as tmp: rows, answers, prepare = (dict(plain=plain, crossencoder=crossencoder).get(way) or koflan)(records_of(task, args.records, args.data), tokenizer, clock, tmp, **options)
     print(json.dumps(dict(records=rows*clock.steps/clock.took, answers=answers*clock.steps/clock.took, prepare=prepare, peak=peak())))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", default=",".join(TASKS))
-    parser.add_argument("--ways", default=",".join(WAYS))
-    parser.add_argument("--records", type=int, default=20_000)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=20.)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--clock", default="wall", choices=["wall", "cpu"])
-    parser.add_argument("--data", type=Path, default=Path("/tmp/koflan-benchmark"))
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = command(__doc__, WAYS, records=20_000, batch=64, seconds=20.)
     if args.one: return one(*args.one.split(":"), args)
-    build(args.data)
-    print(machine())
-    for task in args.tasks.split(","):
-        print(f"\n{task}: {TASKS[task]}\n{'':<14}{'records/s':>11}{'x plain':>9}{'answers/s':>11}{'x plain':>9}{'prepare s':>11}{'peak MiB':>10}", flush=True)
-        best = {}
-        for way in args.ways.split(",")*args.rounds:
-            call = [sys.executable, __file__, "--one", f"{way}:{task}", *(f"--{k}={getattr(args, k)}" for k in ("records", "batch", "seconds", "clock", "data"))]
-            done = subprocess.run(call, capture_output=True, text=True)
-            if done.returncode: print(f"{way:<14}{done.stderr.strip().splitlines()[-1][:100]}"); continue
-            got = json.loads(done.stdout.strip().splitlines()[-1])
-            if way not in best or got["records"] > best[way]["records"]: best[way] = got
+    for task, best in rounds(args, "records"):
+        print(f"\n{task}: {TASKS[task]}\n{'':<14}{'records/s':>11}{'x plain':>9}{'answers/s':>11}{'x plain':>9}{'prepare s':>11}{'peak MiB':>10}")
         for way, o in best.items():
             base = best.get("plain", o)
             print(f"{way:<14}{o['records']:>11.1f}{o['records']/base['records']:>9.2f}{o['answers']:>11.1f}{o['answers']/base['answers']:>9.2f}{o['prepare']:>11.1f}{o['peak']:>10,.0f}", flush=True)

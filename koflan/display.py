@@ -7,8 +7,7 @@ __all__ = ['QUIET', 'RIGHT', 'WRONG', 'TOPICS', 'KINDS_KO', 'PLACES', 'MOST', 'S
            'told_how', 'row_html', 'Counts', 'count_labels', 'count', 'bar_html', 'spread_html', 'Card', 'card',
            'facts', 'glance', 'Found', 'search_tasks', 'block_html', 'fault_html']
 
-# %% ../nbs/07_display.ipynb #2d5c5f97
-import importlib
+# %% ../nbs/07_display.ipynb #43ff178c
 import json
 import re
 from html import escape
@@ -21,7 +20,7 @@ from fastcore.basics import patch
 from .check import CheckError, Fault
 from .korean import tidy
 from .schema import RECORD, KoflanError
-from .task import CLUSTERS, Task, find_tasks
+from .task import Task, find_tasks
 
 # %% ../nbs/07_display.ipynb #61d62123
 QUIET = "opacity:.75;font-size:.9em" # remarks

@@ -6,7 +6,7 @@
 __all__ = ['PACKED', 'prompt_text', 'Pair', 'Encoder', 'Encoded', 'EncodedRecords', 'token_cache', 'encode_records', 'collate',
            'Packed', 'collate_packed']
 
-# %% ../nbs/40_encode.ipynb #7f70ffec
+# %% ../nbs/40_encode.ipynb #de497b02
 import json
 import os
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from fastcore.basics import patch
 
 from .schema import KoflanError, whole_file
 
-# %% ../nbs/40_encode.ipynb #0816bb01
+# %% ../nbs/40_encode.ipynb #302d3072
 def prompt_text(
     instruction:str, # what is asked
     input:str, # what it is asked about
@@ -31,7 +31,7 @@ def prompt_text(
     "Input and instruction as one text, as the text-classification pipeline wants it."
     return f"{input}{sep}{instruction}" if input else instruction
 
-# %% ../nbs/40_encode.ipynb #527816b3
+# %% ../nbs/40_encode.ipynb #f341925d
 class Pair(NamedTuple):
     "One prompt with one answer, ready for a model."
     input_ids: list # token ids
@@ -46,7 +46,7 @@ def _around(tokenizer):
     j = find(two, i + len(one))
     return both[:i], both[i + len(one):j], both[j + len(two):]
 
-# %% ../nbs/40_encode.ipynb #4e4f0404
+# %% ../nbs/40_encode.ipynb #ef7680ea
 class Encoder:
     "Turns instruction, input and answers into tokens."
     def __init__(self,
@@ -68,7 +68,7 @@ class Encoder:
         known = dict(zip(unique, got))
         return [known[o] for o in texts]
 
-# %% ../nbs/40_encode.ipynb #dd9d4180
+# %% ../nbs/40_encode.ipynb #e5a6caf3
 @patch
 def pair(self:Encoder,
     input:list, # token ids of the input
@@ -83,7 +83,7 @@ def pair(self:Encoder,
     reply = [*answer, *self.after]
     return Pair(prompt + reply, [0] * len(prompt) + [int(self.segments)] * len(reply))
 
-# %% ../nbs/40_encode.ipynb #f646effc
+# %% ../nbs/40_encode.ipynb #577f6b12
 class Encoded(NamedTuple):
     "One record in tokens."
     input: list # token ids
@@ -115,7 +115,7 @@ class EncodedRecords(Sequence):
         whole, size[at], size[at + 1] = np.add.reduceat(size, at), 0, 0
         return head, np.maximum.reduceat(size, at), whole - head
 
-# %% ../nbs/40_encode.ipynb #b6511431
+# %% ../nbs/40_encode.ipynb #176890df
 def token_cache() -> Path: # KOFLAN_CACHE, or ~/.cache/koflan
     "Where tokens are kept between runs."
     return Path(os.environ.get("KOFLAN_CACHE") or Path.home()/".cache"/"koflan")/"tokens"
@@ -133,7 +133,7 @@ def _kept(path):
         with np.load(path, allow_pickle=False) as file: return file["flat"], file["starts"]
     except (OSError, ValueError, KeyError, EOFError, BadZipFile): return None
 
-# %% ../nbs/40_encode.ipynb #ddb8ddbe
+# %% ../nbs/40_encode.ipynb #e58356cd
 @patch
 def tokens(self:Encoder,
     texts:list, # different texts
@@ -159,7 +159,7 @@ def encode_records(
     texts = [[known.setdefault(o, len(known)) for o in (one, two, *right, *wrong)] for one, two, right, wrong in zip(*cols)]
     return EncodedRecords(*encoder.tokens(list(known), cache), texts, list(map(len, cols[2])))
 
-# %% ../nbs/40_encode.ipynb #515a293e
+# %% ../nbs/40_encode.ipynb #f063add0
 def collate(
     pairs:list, # `Pair`s
     pad:int=0, # id of the padding token
@@ -173,7 +173,7 @@ def collate(
     for k in ("input_ids", "token_type_ids"): out[k][mask] = np.fromiter(chain.from_iterable(getattr(o, k) for o in pairs), np.int64, size.sum())
     return out
 
-# %% ../nbs/40_encode.ipynb #595356ba
+# %% ../nbs/40_encode.ipynb #6168ddc9
 class Packed(NamedTuple):
     "One prompt with several answers, ready for a model."
     prompt: list # token ids
@@ -194,11 +194,11 @@ def packed(self:Encoder,
     room = self.max_length - self.answer_room - self.frame - len(instruction)
     kept = input[max(0, len(input) - max(0, room)):] if room > 0 else []
     prompt = [*self.before, *kept, *([self.tokenizer.sep_token_id] if kept else []), *instruction, *self.between]
-    replies, left = [[*o, *self.after] for o in answers], self.max_length - len(prompt)
+    replies, left = [list(o) or self.after for o in answers], self.max_length - len(prompt)
     if (longest := max(map(len, replies), default=0)) > left: raise KoflanError(f"an answer takes {longest} tokens beside an instruction of {len(instruction)}, {left} at most")
     return Packed(prompt, replies)
 
-# %% ../nbs/40_encode.ipynb #7552bb57
+# %% ../nbs/40_encode.ipynb #d46b3fb9
 def _lanes(packs, width):
     "Positions of packs, lane by lane: the longest first, each into the emptiest lane if it has room."
     size = [len(o.prompt) + sum(map(len, o.answers)) for o in packs]
@@ -210,7 +210,7 @@ def _lanes(packs, width):
         heappush(rooms, (room + size[i], at))
     return lanes
 
-# %% ../nbs/40_encode.ipynb #1455e154
+# %% ../nbs/40_encode.ipynb #2c6e6a27
 PACKED = ("input_ids", "token_type_ids", "position_ids", "group", "segment")
 
 def collate_packed(

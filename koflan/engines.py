@@ -110,7 +110,7 @@ class Processes:
         if in_notebook(work.job.cls): return _Ours(work)
         if not self.pool: self.pool = ProcessPoolExecutor(self.width, mp_context=get_context("spawn"), initializer=_leave_with_parent)
         try: return self.pool.submit(do, work)
-        except BrokenProcessPool as e:
+        except BrokenProcessPool:
             self.pool = None
             return self.start(work)
 

@@ -6,8 +6,7 @@
 __all__ = ['DEDUP', 'SHARD_ROWS', 'MANIFEST', 'HOLDOUT', 'plan', 'Chosen', 'Course', 'closed', 'by_split', 'card', 'generate',
            'summary', 'koflan_generate']
 
-# %% ../nbs/30_generate.ipynb #d3e93227
-import json
+# %% ../nbs/30_generate.ipynb #949c1f6e
 import re
 import sys
 from hashlib import sha256
@@ -25,9 +24,9 @@ from .chance import Chance, smallest
 from .engines import ENGINES, Work, make_pool, run
 from .mixing import duplicates, hold_out, quotas, rates, read_weights
 from .schema import KoflanError, features, unknown, user_errors
-from .shards import FORMATS, Job, build_file, build_part, digest, entries_of, join, open_job, read_survey, recipe, survey
+from .shards import FORMATS, Job, build_part, digest, entries_of, join, open_job, read_survey, survey
 from .sources import SAMPLES, SPLITS, find_mirror, forbids
-from .store import Store, file_sha
+from .store import Store
 from .task import REGISTRY, find_tasks, tally
 
 # %% ../nbs/30_generate.ipynb #7e494b98

@@ -120,8 +120,11 @@ def read(self:Store,
     name:str, # path in the folder
 ) -> bytes|None: # None when it is not there
     "All of a file."
+    return _of_file(self, name, lambda f: f.read())
+
+def _of_file(store, name, what):
     try:
-        with self.open(name) as f: return f.read()
+        with store.open(name) as f: return what(f)
     except (FileNotFoundError, NotADirectoryError): return None
 
 @patch
@@ -138,9 +141,7 @@ def sha(self:Store,
     name:str, # path in the folder
 ) -> str|None: # None when it is not there
     "The sha256 of a file."
-    try:
-        with self.open(name) as f: return file_sha(f)
-    except (FileNotFoundError, NotADirectoryError): return None
+    return _of_file(self, name, file_sha)
 
 # %% ../nbs/26_store.ipynb #b0dd9734
 @patch

@@ -3,7 +3,7 @@ import json
 import os
 import re
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import pytest
@@ -17,7 +17,6 @@ ENOUGH = os.environ.get("KOFLAN_COMPARED_TASKS") # task notebooks to compare, co
 COMPARED = [o for o in NOTEBOOKS if o not in LEFT_OUT and not (ENOUGH and o.startswith("tasks/") and o[6:-6] not in ENOUGH.split(","))]
 # what may differ from run to run: addresses of objects, progress bars (tests/test_notebooks.py keeps them out of what is saved)
 VOLATILE = [(re.compile(r"\bat 0x[0-9a-f]+"), "at 0x…"), (re.compile(r"[^\r\n]*\d%\|[^\r\n]*[\r\n]?"), "")]
-HEAVY = ["datasets", "polars", "torch", "transformers", "koflan.schema"] # imported once, before the processes part
 
 
 def shown(outputs):
@@ -48,30 +47,14 @@ def rerun(path):
     return stale, time.process_time() - start
 
 
-def apart(context, path):
-    "Run a notebook in a process of its own, which may have children."
-    mine, its = context.Pipe()
-    process = context.Process(target=answer, args=(its, path))
-    process.start()
-    its.close()
-    try: return mine.recv()
-    except EOFError: return [(path.name, "", "its process died")], 0.
-    finally: process.join()
-
-
-def answer(pipe, path): pipe.send(rerun(path))
-
-
 @pytest.fixture(scope="module")
 def runs(request):
-    "The notebooks that this session asks for, each in a process of its own."
+    "The notebooks that this session asks for, in two processes that go from one to the next as those of nbdev_test do."
     asked = [o.callspec.params["name"] for o in request.session.items if o.originalname == "test_fresh"]
     with pytest.MonkeyPatch.context() as env: # the processes are made here: two of them on two cores, a thread each
         for k, v in dict(IN_TEST="1", HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false").items(): env.setenv(k, v)
         env.delenv("KOFLAN_HUB_MIRROR", raising=False)
-        context = get_context("forkserver")
-        context.set_forkserver_preload(HEAVY)
-        with ThreadPoolExecutor(2) as pool: yield {o: pool.submit(apart, context, NBS/o) for o in asked}
+        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool: yield {o: pool.submit(rerun, NBS/o) for o in asked}
 
 
 @pytest.mark.parametrize("name", COMPARED)
@@ -90,5 +73,7 @@ def test_a_change_is_seen(tmp_path):
     told = lambda text: dict(output_type="stream", name="stdout", text=[text])
     path = tmp_path/"a.ipynb"
     path.write_text(json.dumps(dict(cells=[cell("print(1)", told("1\n")), cell("print(2)", told("3\n")), cell("#| eval: false\nprint(4)", told("5\n"))])), encoding="utf-8")
-    stale, _ = apart(get_context("spawn"), path)
+    here = os.getcwd()
+    try: stale, _ = rerun(path)
+    finally: os.chdir(here)
     assert stale == [("print(2)", [("stdout", "3")], [("stdout", "2")])]
