@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import polars as pl
 from common import machine
 
-from koflan.baseline import baseline_tallies
+from koflan.baseline import baselines
 from koflan.chance import Chance, smallest
 from koflan.generate import generate
 from koflan.reward import Scorer, learn_tokenizer, tiny_electra
@@ -69,7 +69,7 @@ def main():
             print(f"seed {seed} {way:<10}{took:>8.0f} s  macro {top['macro']:.3f}", flush=True)
     lexical = {}
     for (name,), o in train.group_by("task", maintain_order=True):
-        if (went := baseline_tallies(o, test.filter(pl.col("task") == name))) is not None: lexical[name] = went[:, 2].mean()
+        if went := baselines(o, test.filter(pl.col("task") == name)): lexical[name] = went["baseline"][:, 2].mean()
     print(f"\n{'task':<20}" + "".join(f"{o:>18}" for o in found) + f"{'baseline':>12}")
     for name in found["pair"][0][1]:
         tops = [[top[name] for _, top in runs] for runs in found.values()]

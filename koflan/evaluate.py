@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 from fastcore.script import call_parse
 
-from .baseline import baseline_tallies
+from .baseline import BASELINES, baselines
 from .reward import RewardModel, as_text, by_task
 from .schema import KoflanError, load_records, user_errors, whole_file
 
@@ -38,8 +38,9 @@ class Results:
 
     def __repr__(self):
         lines = as_text(self.table).splitlines()
-        if "baseline" not in self.table.columns: return "\n".join(lines)
-        return "\n".join(f"{o}{x:>10}" for o, x in zip(lines, ["baseline", *("-" if v is None else f"{v:.3f}" for v in self.table["baseline"].to_list())]))
+        for k in BASELINES:
+            if k in self.table.columns: lines = [f"{o}{x:>10}" for o, x in zip(lines, [k, *("-" if v is None else f"{v:.3f}" for v in self.table[k].to_list())])]
+        return "\n".join(lines)
 
     def write_csv(self,
         path, # where
@@ -75,16 +76,17 @@ def add_baseline(
     train:pl.DataFrame, # training records with `task`
     test:pl.DataFrame, # the evaluated records with `task`
     max_samples:int|None=None, # as in `evaluate`
-) -> Results: # with the column `baseline`, a top-1 accuracy
-    "Put the lexical baseline of every task beside the results."
+) -> Results: # with the columns `majority` and `baseline`, top-1 accuracies
+    "Put the commonest label and the lexical baseline of every task beside the results."
     train, test = (o.filter((pl.col("positives").list.len() > 0) & (pl.col("negatives").list.len() > 0)) for o in (train, test))
     if max_samples: test = test.filter(pl.int_range(pl.len()).over("task") < max_samples)
-    found = {}
-    for name in results.table["task"].to_list()[:-1]:
+    found, names = {}, results.table["task"].to_list()[:-1]
+    for name in names:
         one, two = (o.filter(pl.col("task") == name) for o in (train, test))
-        if len(one) and (went := baseline_tallies(one, two)) is not None: found[name] = float(went[:, 2].mean())
-    values = [*(found.get(o) for o in results.table["task"].to_list()[:-1]), sum(found.values())/len(found) if found else None]
-    results.table = results.table.with_columns(baseline=pl.Series(values, dtype=pl.Float64))
+        if len(one): found[name] = {k: float(o[:, 2].mean()) for k, o in baselines(one, two).items()}
+    for k in BASELINES:
+        values = [found.get(o, {}).get(k) for o in names]
+        results.table = results.table.with_columns(pl.Series(k, [*values, pl.Series(values, dtype=pl.Float64).mean()], dtype=pl.Float64))
     return results
 
 # %% ../nbs/50_evaluate.ipynb #c08645ca
