@@ -257,15 +257,20 @@ class RewardModel:
         with _quiet(): _bare(self.model).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
-# %% ../nbs/41_reward.ipynb #686adee8
+# %% ../nbs/41_reward.ipynb #9bb115f1
+@patch
+@contextmanager
+def computing(self:RewardModel):
+    "Without gradients, in the model's precision; in bf16 the weights are cast once for all batches inside."
+    import torch
+    with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"): yield
+
 @patch
 def run(self:RewardModel,
     batch:dict, # of `Scorer.collate`
 ) -> np.ndarray: # float32, answer by answer
     "Scores of one batch."
-    import torch
-    with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-        return self.scorer.forward(self.model, {k: v.to(self.device) for k, v in batch.items()}).float().cpu().numpy()
+    with self.computing(): return self.scorer.forward(self.model, {k: v.to(self.device) for k, v in batch.items()}).float().cpu().numpy()
 
 @patch
 def score_pieces(self:RewardModel,
@@ -278,7 +283,7 @@ def score_pieces(self:RewardModel,
     size, count = [self.scorer.size(o) for o in pieces], np.array([self.scorer.count(o) for o in pieces], dtype=np.int64)
     order, start, at = sorted(range(len(pieces)), key=lambda i: -size[i]), np.cumsum(count) - count, 0
     out = np.zeros(int(count.sum()), dtype=np.float32)
-    with tqdm(total=len(pieces), desc="score", disable=None if progress else True) as bar:
+    with self.computing(), tqdm(total=len(pieces), desc="score", disable=None if progress else True) as bar:
         while at < len(order):
             some = order[at:at + max(1, tokens // size[order[at]])]
             places = np.concatenate([np.arange(start[i], start[i] + count[i]) for i in some])

@@ -6,7 +6,7 @@
 __all__ = ['LAID', 'RewardArguments', 'RewardData', 'LengthSampler', 'RewardCollator', 'RewardTrainer', 'last_checkpoint',
            'train_reward', 'koflan_train_reward']
 
-# %% ../nbs/42_reward_trainer.ipynb #4a05fe3c
+# %% ../nbs/42_reward_trainer.ipynb #eb3c7ad2
 import json
 import os
 import re
@@ -29,7 +29,7 @@ from .model_card import reward_card
 from .reward import RewardModel, Scorer, as_text, by_task, learn_tokenizer, load_checkpoint, precision_for, tally, tiny_electra
 from .schema import KoflanError, load_records, unknown, user_errors, write_text
 
-# %% ../nbs/42_reward_trainer.ipynb #0b834c77
+# %% ../nbs/42_reward_trainer.ipynb #33b8c704
 def _opt(default, help, **kw): return field(default=default, metadata=dict(help=help) | kw)
 
 @dataclass
@@ -55,7 +55,7 @@ class RewardArguments(TrainingArguments):
     early_stopping_patience: int | None = _opt(None, "Stop after so many evaluations without a better macro accuracy, and keep the best checkpoint.")
     learning_rate: float | None = _opt(None, "By default 5e-5, with --from_scratch 1e-3.")
     per_device_eval_batch_size: int = _opt(32, "Records of a batch in evaluation.")
-    vocab_size: int = _opt(8000, "WordPiece vocabulary, with --from_scratch.")
+    vocab_size: int = _opt(24_000, "WordPiece vocabulary, with --from_scratch.")
     hidden_size: int = _opt(128, "Width, with --from_scratch.")
     num_hidden_layers: int = _opt(2, "Depth, with --from_scratch.")
     num_attention_heads: int = _opt(2, "Attention heads, with --from_scratch.")
@@ -65,7 +65,7 @@ class RewardArguments(TrainingArguments):
         _fill(self)
         super().__post_init__()
 
-# %% ../nbs/42_reward_trainer.ipynb #c1d9b7a7
+# %% ../nbs/42_reward_trainer.ipynb #60e03349
 def _fill(args):
     "What follows from the machine and from other arguments."
     if args.evaluation_strategy: args.eval_strategy = args.evaluation_strategy
@@ -78,7 +78,7 @@ def _fill(args):
     if args.early_stopping_patience: args.load_best_model_at_end = True
     if args.load_best_model_at_end and args.metric_for_best_model is None: args.metric_for_best_model, args.greater_is_better = "accuracy", True
 
-# %% ../nbs/42_reward_trainer.ipynb #32a41024
+# %% ../nbs/42_reward_trainer.ipynb #e4a95d57
 class RewardData(torch.utils.data.Dataset):
     "Records in tokens; in training a record gives right and sampled wrong answers, in evaluation all of them."
     def __init__(self,
@@ -106,7 +106,7 @@ class RewardData(torch.utils.data.Dataset):
     def __len__(self): return len(self.kept)
     def __getitem__(self, i): return self.__getitems__([i])[0]
 
-# %% ../nbs/42_reward_trainer.ipynb #690909fd
+# %% ../nbs/42_reward_trainer.ipynb #c8308d13
 def _left_out(scorer, rows):
     "For each record why it cannot be scored, if it cannot."
     head, longest, _ = rows.sizes()
@@ -125,7 +125,7 @@ def _weights(tasks, given):
     got = np.array([given.get(t, 1.) for t in tasks])
     return got / got.mean() if len(got) else got
 
-# %% ../nbs/42_reward_trainer.ipynb #221555af
+# %% ../nbs/42_reward_trainer.ipynb #1a2ededc
 @patch
 def __getitems__(self:RewardData, keys):
     "Items of row numbers; `i + epoch * len(self)` is row i as drawn in that epoch."
@@ -152,7 +152,7 @@ def draw(self:RewardData, epochs, at):
         for j in range(order.shape[1]): order[here, j] = chance.bits(at[here], f"wrong{j}")
     return [(range(r) if self.scorer.packed else [k], smallest(o[:w], self.num_negatives).tolist()) for (r, w), k, o in zip(n.tolist(), one.tolist(), order)]
 
-# %% ../nbs/42_reward_trainer.ipynb #8c4a37f7
+# %% ../nbs/42_reward_trainer.ipynb #2d73b319
 class LengthSampler(torch.utils.data.Sampler):
     "Rows of an epoch in blocks of like length; an epoch's rows are numbered after those of the epochs before it."
     def __init__(self,
@@ -171,7 +171,7 @@ class LengthSampler(torch.utils.data.Sampler):
         blocks = blocks[np.argsort(chance.bits(np.arange(len(blocks)), "blocks"), kind="stable")]
         yield from (np.append(blocks, order[blocks.size:]) + self.epoch * n).tolist()
 
-# %% ../nbs/42_reward_trainer.ipynb #fee32787
+# %% ../nbs/42_reward_trainer.ipynb #9f758cd3
 class RewardCollator:
     "Puts the pieces of several records into one batch, and says where the scores of each record will be."
     def __init__(self,
@@ -183,7 +183,7 @@ class RewardCollator:
         of = {k: torch.tensor([o[k] for o in items]) for k in ("row", "task")} | dict(weight=torch.tensor([o["weight"] for o in items], dtype=torch.float32))
         return laid | of | self.scorer.collate([p for o in items for p in o["pieces"]])
 
-# %% ../nbs/42_reward_trainer.ipynb #94379a29
+# %% ../nbs/42_reward_trainer.ipynb #350e1ec7
 class _Epoch(TrainerCallback):
     "Tells the sampler which epoch it is."
     def __init__(self, sampler): self.sampler = sampler
@@ -214,7 +214,7 @@ class RewardTrainer(Trainer):
     def _get_train_sampler(self, train_dataset=None): return self.sampler
     def _get_eval_sampler(self, eval_dataset): return np.argsort(-eval_dataset.sizes, kind="stable").tolist()
 
-# %% ../nbs/42_reward_trainer.ipynb #b3a74a52
+# %% ../nbs/42_reward_trainer.ipynb #62e9d85a
 @patch
 def compute_loss(self:RewardTrainer, model, inputs, return_outputs=False, num_items_in_batch=None):
     laid = {k: inputs.pop(k) for k in LAID}
@@ -241,7 +241,7 @@ def log(self:RewardTrainer, logs, *args, **kwargs):
             if n and len(seen) > 1: logs |= {f"{name}_pairwise": won/n, f"{name}_loss": loss/n}
     super(RewardTrainer, self).log(logs, *args, **kwargs)
 
-# %% ../nbs/42_reward_trainer.ipynb #325873cf
+# %% ../nbs/42_reward_trainer.ipynb #9361f721
 @patch
 def prediction_step(self:RewardTrainer, model, inputs, prediction_loss_only, ignore_keys=None):
     "(None, tallies (records, 4), rows (records, 1)): see `tally`."
@@ -259,7 +259,7 @@ def metrics(self:RewardTrainer, got):
     out = {f"{r['task']}_{k}": r[m] for r in self.table.to_dicts() for k, m in (("loss", "loss"), ("accuracy", "top1"), ("pairwise", "pairwise"))}
     return {k.removeprefix("macro_"): v for k, v in out.items()}
 
-# %% ../nbs/42_reward_trainer.ipynb #ea4763a4
+# %% ../nbs/42_reward_trainer.ipynb #4b7ee74a
 def last_checkpoint(
     folder, # output_dir/run_name
 ) -> str|None: # path of the newest checkpoint that can be resumed
@@ -272,7 +272,7 @@ def _reads(path):
     try: return bool(json.loads(path.read_text(encoding="utf-8")))
     except ValueError: return False
 
-# %% ../nbs/42_reward_trainer.ipynb #c233bb48
+# %% ../nbs/42_reward_trainer.ipynb #fa08303b
 def _check_args(args):
     if not (args.do_train or args.do_eval): raise KoflanError("nothing to do: give --do_train, --do_eval or both")
     if not args.dataset: raise KoflanError("--dataset is missing: a folder of koflan_generate, or owner/name on the Hub")
@@ -300,7 +300,7 @@ def _start(args, records, resume):
         if isinstance(o, torch.nn.Dropout): o.p = args.dropout
     return model, tokenizer
 
-# %% ../nbs/42_reward_trainer.ipynb #f585e527
+# %% ../nbs/42_reward_trainer.ipynb #54bc61c9
 def _resume_from(args):
     asked = str(args.resume_from_checkpoint or "").lower()
     if asked == "false" or not args.do_train: return None
@@ -322,7 +322,7 @@ def _cache_of(args): return None if args.token_cache == "none" else args.token_c
 def _say(args, text):
     if args.process_index == 0: print(text, file=sys.stderr)
 
-# %% ../nbs/42_reward_trainer.ipynb #70cfbfcd
+# %% ../nbs/42_reward_trainer.ipynb #d1f63b23
 def _data(args, records, scorer, train=False):
     "Records as the trainer takes them; says how many had to be left out."
     with args.main_process_first(desc="tokens"):
@@ -355,7 +355,7 @@ def train_reward(
     if args.do_train and args.process_index == 0: write_text(reward_card(trainer), Path(args.output_dir)/"README.md")
     return trainer
 
-# %% ../nbs/42_reward_trainer.ipynb #4ef9e08e
+# %% ../nbs/42_reward_trainer.ipynb #e8519677
 def _train(trainer, resume, valid, multi):
     if resume: _say(trainer.args, f"resuming from {resume}")
     result = trainer.train(resume_from_checkpoint=resume)
@@ -381,7 +381,7 @@ def _evaluate(trainer, kept):
     trainer.save_metrics("eval", got)
     if trainer.args.process_index == 0: print(as_text(trainer.table))
 
-# %% ../nbs/42_reward_trainer.ipynb #4f8eceeb
+# %% ../nbs/42_reward_trainer.ipynb #eeb74a05
 def koflan_train_reward():
     "The command: arguments from the command line."
     with user_errors("koflan_train_reward"):
@@ -390,5 +390,5 @@ def koflan_train_reward():
         except ValueError as e: raise KoflanError(str(e).splitlines()[0]) from e
         train_reward(args)
 
-# %% ../nbs/42_reward_trainer.ipynb #06055143
+# %% ../nbs/42_reward_trainer.ipynb #d74bc34b
 if __name__ == "__main__" and "__file__" in globals(): koflan_train_reward() # not in a notebook
