@@ -25,7 +25,7 @@ NUMBER = re.compile(r"^\d+[a-z]?_")
 WEB_FONT = re.compile(r"""@import\s*(?:url\((["']?)https?:.*?\1\)|(["'])https?:.*?\2)[^;]*;""") # the address itself may hold a semicolon
 NOTEBOOK_LINK = re.compile(r"(\]\((?:[\w.-]+/)*)\d+[a-z]?_(\w+\.ipynb)")
 RELATIVE = re.compile(r"""(\]\(|\b(?:src|srcset|href)=")(?![a-z]+:|[#/.])""") # in Markdown and HTML: what is relative to nbs/
-FIRST = dict(tutorials=("quickstart", "own_data", "add_task", "build_data", "train", "evaluate", "publish"), concepts=("record", "kinds", "chance", "josa", "packed"))
+FIRST = dict(tutorials=("quickstart", "own_data", "add_task", "build_data", "train", "evaluate", "real_data", "publish"), concepts=("record", "kinds", "chance", "josa", "packed"))
 REMARKS = re.compile(r"\b(lang|output-file)\b") # keys that smalldocs ignores, knowingly
 
 

@@ -10,13 +10,8 @@ import contextlib
 import functools
 import http.server
 import io
-import json
-import socket
-import subprocess
 import sys
 import threading
-import time
-import urllib.request
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,7 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT/"tests")]
 
 from koflan.demo import _train
 from koflan.generate import generate
-from test_widgets import FLAGS, quiet_lab
+from test_widgets import FLAGS, lab_at
 
 OUT = ROOT/"nbs"/"images"/"screenshots"
 PAGES = dict(landing=("index.html", None), task=("tasks/nsmc.html", "카드"), gallery=("gallery.html", None)) # name -> page, heading to begin at
@@ -58,28 +53,6 @@ def site():
     finally: server.shutdown()
 
 
-@contextlib.contextmanager
-def lab(folder, theme):
-    "A JupyterLab over a folder, at an address."
-    env = quiet_lab(folder/theme)
-    themes = folder/theme/"settings"/"@jupyterlab"/"apputils-extension"/"themes.jupyterlab-settings"
-    themes.write_text(json.dumps(dict(theme=f"JupyterLab {theme.title()}")))
-    with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
-    args = ["lab", "--no-browser", "--allow-root", f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder/'nbs'}", "--LabApp.news_url=None"]
-    with (folder/theme/"log").open("w") as log: server = subprocess.Popen([sys.executable, "-m", "jupyter", *args], cwd=folder, env=env, stdout=log, stderr=log)
-    url, end = f"http://127.0.0.1:{port}", time.monotonic() + 90
-    try:
-        while True:
-            try: urllib.request.urlopen(f"{url}/api/status", timeout=2).close(); break
-            except OSError: assert server.poll() is None and time.monotonic() < end, (folder/theme/"log").read_text()[-3000:]
-            time.sleep(.2)
-        yield url
-    finally:
-        server.terminate()
-        try: server.wait(20)
-        except subprocess.TimeoutExpired: server.kill(); server.wait()
-
-
 def learnt(folder):
     "A checkpoint that has learnt the packaged samples of NSMC."
     generate("nsmc", folder/"data", splits="train,test", mirror="samples")
@@ -98,7 +71,7 @@ def site_pictures(chromium, scheme):
 
 
 def widget_pictures(chromium, scheme, folder):
-    with lab(folder, scheme) as address:
+    with lab_at(folder/"nbs", folder/scheme, scheme.title()) as address:
         page = chromium.new_page(viewport=dict(width=1180, height=1500), color_scheme=scheme)
         page.set_default_timeout(60_000)
         page.goto(f"{address}/doc/tree/try.ipynb")

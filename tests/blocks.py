@@ -20,7 +20,6 @@ INSTEAD = [
     ("pip install ./", f"{shlex.quote(sys.executable)} -m pip install --quiet --no-deps --no-build-isolation --no-index --target installed ./", "no index to ask"),
     ("monologg/koelectra-small-v3-discriminator", "tiny", "a fresh ELECTRA of koflan.reward stands in for the checkpoint on the Hub"),
     ('load_dataset("owner/name")', 'load_dataset("hub/owner/name")', "a folder stands in for the Hub, and koflan_push_to_hub puts its files there"),
-    ('generate("nsmc", "real", cap=10_000)', 'generate("nsmc", "real", cap=10_000, mirror="samples")', "the packaged samples stand in for the Hub"),
 ]
 PUSH = '''import shutil, sys
 from pathlib import Path

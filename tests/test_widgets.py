@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 
 import nbformat
 import pytest
@@ -65,6 +66,27 @@ def quiet_lab(folder):
     return {k: v for k, v in os.environ.items() if k != "KOFLAN_HUB_MIRROR"} | dirs | lab | dict(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
 
+@contextmanager
+def lab_at(notebooks, folder, theme="Light"):
+    "A JupyterLab over a folder of notebooks, at an address; another folder holds its settings and its log."
+    env, log = quiet_lab(folder), folder/"log"
+    (folder/"settings"/"@jupyterlab"/"apputils-extension"/"themes.jupyterlab-settings").write_text(json.dumps(dict(theme=f"JupyterLab {theme}")))
+    with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
+    args = ["lab", "--no-browser", "--allow-root", f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=", f"--ServerApp.root_dir={notebooks}", "--LabApp.news_url=None"]
+    with log.open("w") as f: server = subprocess.Popen([sys.executable, "-m", "jupyter", *args], cwd=folder, env=env, stdout=f, stderr=f)
+    url, end = f"http://127.0.0.1:{port}", time.monotonic() + 90
+    try:
+        while True:
+            try: urllib.request.urlopen(f"{url}/api/status", timeout=2).close(); break
+            except OSError: assert server.poll() is None and time.monotonic() < end, log.read_text()[-3000:]
+            time.sleep(.2)
+        yield url
+    finally:
+        server.terminate()
+        try: server.wait(20)
+        except subprocess.TimeoutExpired: server.kill(); server.wait()
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     "The address of a JupyterLab over a folder with a task's notebook, one whose controls are cut off, and one with a task of its own."
@@ -78,20 +100,7 @@ def lab(tmp_path_factory):
     for name, cells in dict(nsmc=[*task.cells, BROWSE, PLAY], cut=[BROWSE, CUT, PLAY_CUT], mine=MINE).items():
         nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(o) if isinstance(o, str) else o for o in cells], metadata=dict(kernelspec=dict(name="python3", display_name="Python 3", language="python")))
         nbformat.write(nb, folder/"nbs"/f"{name}.ipynb")
-    with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
-    args = ["lab", "--no-browser", "--allow-root", f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder/'nbs'}", "--LabApp.news_url=None"]
-    with (folder/"log").open("w") as log: server = subprocess.Popen([sys.executable, "-m", "jupyter", *args], cwd=folder, env=quiet_lab(folder), stdout=log, stderr=log)
-    url, end = f"http://127.0.0.1:{port}", time.monotonic() + 60
-    try:
-        while True:
-            try: urllib.request.urlopen(f"{url}/api/status", timeout=2).close(); break
-            except OSError: assert server.poll() is None and time.monotonic() < end, (folder/"log").read_text()[-3000:]
-            time.sleep(.2)
-        yield url
-    finally:
-        server.terminate()
-        try: server.wait(20)
-        except subprocess.TimeoutExpired: server.kill(); server.wait()
+    with lab_at(folder/"nbs", folder) as url: yield url
 
 
 @pytest.fixture(scope="module")
