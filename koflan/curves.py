@@ -34,7 +34,7 @@ def lines_of(
     return {k: v for k, v in dict(loss=dict(loss=loss) if loss else {}, accuracy=tasks).items() if v}
 
 # %% ../nbs/43_curves.ipynb #04c7191b
-def _panel(title, lines, end, low, high, width=430, height=190, left=34, right=120):
+def _panel(title, lines, end, low, high, width=460, height=190, left=34, right=150):
     "An SVG of lines over steps; names stand at their ends."
     x, y = (lambda n: left + (width - left - right)*n/max(end, 1)), (lambda v: 24 + (height - 46)*(high - v)/(high - low))
     out = [f'<text x="{left}" y="13" font-weight="600">{title}</text>', f'<text x="{x(end):.0f}" y="{height - 4}" text-anchor="end">{end:,} steps</text>']
@@ -60,5 +60,5 @@ class Curves:
     def _repr_html_(self):
         if not self.panels: return "<p>no step was logged</p>"
         end, top = max(n for lines in self.panels.values() for o in lines.values() for n, _ in o), max((v for _, v in self.panels.get("loss", {}).get("loss", [])), default=1.)
-        spans = dict(loss=("학습 손실", 0., max(.7, top)), accuracy=("시험 정확도 (top-1)", 0., 1.))
+        spans = dict(loss=("학습 손실", 0., max(.7, top)), accuracy=("평가 정확도 (top-1)", 0., 1.))
         return '<div style="display:flex;flex-wrap:wrap;gap:1em">' + "".join(_panel(spans[k][0], v, end, *spans[k][1:]) for k, v in self.panels.items()) + "</div>"
