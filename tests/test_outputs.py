@@ -13,8 +13,7 @@ NBS = ROOT/"nbs"
 NOTEBOOKS = sorted(str(o.relative_to(NBS)) for o in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in o.parts)
 TRAINED = "trains a model, and shows numbers that hang on the processor's rounding"
 LEFT_OUT = {f"tutorials/{o}.ipynb": TRAINED for o in ("train", "evaluate", "own_data")} # notebook -> why it is not compared; nbdev_test runs it all the same
-ENOUGH = os.environ.get("KOFLAN_COMPARED_TASKS") # task notebooks to compare, comma-separated; all of them by default
-COMPARED = [o for o in NOTEBOOKS if o not in LEFT_OUT and not (ENOUGH and o.startswith("tasks/") and o[6:-6] not in ENOUGH.split(","))]
+COMPARED = [o for o in NOTEBOOKS if o not in LEFT_OUT]
 # what may differ from run to run: addresses of objects, progress bars (tests/test_notebooks.py keeps them out of what is saved)
 VOLATILE = [(re.compile(r"\bat 0x[0-9a-f]+"), "at 0x…"), (re.compile(r"[^\r\n]*\d%\|[^\r\n]*[\r\n]?"), "")]
 
