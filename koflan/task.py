@@ -25,11 +25,13 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 from fastcore.basics import patch
 
 from .chance import Chance, mix, smallest
 from .korean import normal_form_expr
-from .prompts import Cell, columns_of, form_of, template_form, weave
+from .prompts import Cell, Texts, columns_of, form_of, strung, template_form, texts_of, weave
 from .schema import KINDS, RECORD, SCHEMA, KoflanError, faults, unknown
 from .sources import CHUNK
 
@@ -65,10 +67,10 @@ class Built:
     ): self.rows, self.dropped, self.numbers, self.keys, self._records, self._lines, self._text = rows, dropped, numbers, keys, records, lines, None
 
     @property
-    def lines(self) -> pl.Series:
+    def lines(self) -> pa.LargeStringArray:
         "The records as lines of JSON."
         if self._lines: return self._lines()
-        return pl.Series(self._records.write_ndjson().split("\n")[:-1], dtype=pl.String) + "\n"
+        return pa.array([o + "\n" for o in self._records.write_ndjson().split("\n")[:-1]], pa.large_string())
 
     @property
     def records(self) -> pl.DataFrame:
@@ -83,9 +85,9 @@ class Built:
 
     def _joined(self):
         if self._lines is None: return memoryview(self._records.write_ndjson().encode())
-        lines = self.lines.to_arrow()
-        ends = np.frombuffer(lines.buffers()[1], dtype=np.int64)[lines.offset:][:len(lines) + 1]
-        return memoryview(lines.buffers()[2] or b"")[ends[0] if len(ends) else 0:ends[-1] if len(ends) else 0]
+        lines = self.lines
+        ends = np.frombuffer(lines.buffers()[1], dtype=np.int64)[lines.offset:][:len(lines) + 1] if len(lines) else (0,)
+        return memoryview(lines.buffers()[2] or b"")[ends[0]:ends[-1]]
 
     def write(self,
         file, # open for writing bytes
@@ -155,9 +157,10 @@ def distinct(
 def _eligible(df, prompts):
     "(asks as a tuple, row positions) for every group of rows that may be asked the same."
     if not any(ask.when for ask in prompts.asks): return [(tuple(range(len(prompts.asks))), np.arange(len(df)))]
-    met = df.select(pl.all_horizontal(pl.lit(True), *(pl.col(k) == v for k, v in ask.when.items())).fill_null(False).alias(str(i))
-                    for i, ask in enumerate(prompts.asks)).to_numpy()
-    patterns, which = distinct(np.broadcast_to(met, (len(df), len(prompts.asks))).astype(np.int64))
+    wanted = dict.fromkeys(o for ask in prompts.asks for o in ask.when.items())
+    is_so = {o: (df[o[0]] == o[1]).fill_null(False).to_numpy() for o in wanted}
+    met = np.array([np.logical_and.reduce([np.ones(len(df), dtype=bool), *(is_so[o] for o in ask.when.items())]) for ask in prompts.asks])
+    patterns, which = distinct(met.T.astype(np.int64))
     return [(tuple(np.flatnonzero(p)), np.flatnonzero(which == i)) for i, p in enumerate(patterns)]
 
 # %% ../nbs/04_task.ipynb #f527eea6
@@ -209,21 +212,23 @@ def answers(self:Task,
     why = pl.Series("_why", [o if isinstance(o, str) else None for o in got], dtype=pl.String)
     return df.with_columns(lists("positives"), lists("negatives"), why)
 
-# %% ../nbs/04_task.ipynb #17a693ec
+# %% ../nbs/04_task.ipynb #ba539d71
 def mixed(
-    words:pl.Series, # texts
+    words:pa.LargeStringArray, # texts
     which:np.ndarray, # (rows, answers): places in `words`, -1 where a row has fewer answers
     bits:np.ndarray, # uint64, one for each row
     between:str, # what stands between the answers
-) -> pl.Series: # str
+) -> pa.LargeStringArray: # one text for each row
     "The answers of each row, in an order that their hashes give."
-    ranks = np.append(words.rank("dense").to_numpy(), len(words) + 1) # none comes last
+    ranks = np.append(pc.rank(words, tiebreaker="dense").to_numpy(), len(words) + 1) # none comes last
     which = np.take_along_axis(which, np.argsort(ranks[which], axis=1, kind="stable"), axis=1)
     hashes = mix(bits[:, None] + np.arange(which.shape[1], dtype=np.uint64))
     hashes[which < 0] = ~np.uint64(0)
     which = np.take_along_axis(which, np.argsort(hashes, axis=1, kind="stable"), axis=1)
-    texts, which = pl.concat([words, pl.Series([None], dtype=pl.String)]), np.where(which < 0, len(words), which)
-    return pl.select(pl.concat_str([texts[o] for o in which.T], separator=between, ignore_nulls=True)).to_series()
+    at = np.full((len(which), 2 * which.shape[1] - 1), len(words)) # answers and what stands between them, by turns
+    at[:, ::2], at[:, 1::2] = which, np.where(which[:, 1:] < 0, -1, len(words))
+    at[at < 0] = len(words) + 1
+    return strung(pa.concat_arrays([words, pa.array([between, ""], pa.large_string())]), at)
 
 # %% ../nbs/04_task.ipynb #c672defc
 @patch
@@ -235,7 +240,7 @@ def _options(self:Task, df, chance, asked):
     if not len(rows): return df.with_columns(out)
     nth, start = np.arange(n.max()), np.cumsum(n) - n
     which = np.where(nth < n[:, None], start[:, None] + nth, -1)
-    out = out.scatter(rows, mixed(words, which, chance.bits(df["_row"].to_numpy()[rows], "options"), self.between))
+    out = out.scatter(rows, pl.Series(mixed(words.to_arrow(), which, chance.bits(df["_row"].to_numpy()[rows], "options"), self.between)))
     return df.with_columns(out)
 
 # %% ../nbs/04_task.ipynb #682f674d
@@ -260,9 +265,10 @@ def _fill(self:Task, df, chance):
     asked = _shows_options(self.prompts)[which] | _shows_options(inputs)[ask]
     if asked.any(): df = self._options(df, chance, asked)
     cols = columns_of(df, inputs, ask) | columns_of(df, self.prompts.templates, which)
-    text, blank = weave(list(map(template_form, inputs)), ask, cols), self._blank(ask, cols)
+    blank, cols = self._blank(ask, cols), {k: texts_of(o) for k, o in cols.items()}
+    said, text = (pl.Series(weave(list(map(template_form, o)), at, cols), dtype=pl.String) for o, at in ((self.prompts, which), (inputs, ask)))
     if blank.any(): text = text.scatter(np.flatnonzero(blank), "")
-    return df.with_columns(weave(list(map(template_form, self.prompts)), which, cols).alias("instruction"), text.alias("input"))
+    return df.with_columns(said.alias("instruction"), text.alias("input"))
 
 # %% ../nbs/04_task.ipynb #cb418f0f
 @patch
@@ -379,12 +385,13 @@ def _to_escape(text):
     return [chr(o) for o in small] + [o for o in '"\\' if (data == ord(o)).any()]
 
 def _escaped(text, odd):
-    "A text as it stands inside a JSON string; `odd` says which rows may need it, None where nobody knows."
-    at = None if odd is None or odd.all() else np.flatnonzero(odd)
-    some = text if at is None else text[at]
-    if not (found := _to_escape(some)): return text
-    some = some.str.replace_many(found, [_ESCAPED[o] for o in found])
-    return some if at is None else text.scatter(at, some)
+    "Texts as they stand inside a JSON string; `odd` says which rows may need it, None where nobody knows."
+    out = texts_of(text)
+    rows = out.at if odd is None else np.flatnonzero(odd)
+    some = text if odd is None else text[rows]
+    if not (found := _to_escape(some)): return out
+    out.at[rows] = len(text) + np.arange(len(rows))
+    return Texts(pa.concat_arrays([out.held, some.str.replace_many(found, [_ESCAPED[o] for o in found]).to_arrow()]), out.at)
 
 # %% ../nbs/04_task.ipynb #0a18db26
 @lru_cache(maxsize=1024)
@@ -395,7 +402,7 @@ def _places(forms, names):
     places = np.full((2, len(answers), max(map(len, answers))), -1)
     for i, words in enumerate(answers):
         for j, o in enumerate(words): places[(1, i, j) if isinstance(o, Cell) else (0, i, j)] = names.index(o) if isinstance(o, Cell) else texts[o]
-    return pl.Series(list(texts), dtype=pl.String), places
+    return pa.array(list(texts), pa.large_string()), places
 
 @patch
 def _options_of(self:Task, got, at, bits):
@@ -403,8 +410,8 @@ def _options_of(self:Task, got, at, bits):
     texts, places = _places(tuple(got.forms), tuple(got.columns))
     text, cell = places[:, got.which[at]]
     place = np.where(cell < 0, text, len(texts) + cell * len(at) + np.arange(len(at))[:, None])
-    words = pl.concat([texts, *(o[at] for o in got.columns.values())])
-    return pl.Series([""], dtype=pl.String).new_from_index(0, len(got.which)).scatter(at, mixed(words, place, bits, self.between))
+    words = pa.concat_arrays([texts, *(o[at].to_arrow() for o in got.columns.values())])
+    return pl.Series([""], dtype=pl.String).new_from_index(0, len(got.which)).scatter(at, pl.Series(mixed(words, place, bits, self.between)))
 
 # %% ../nbs/04_task.ipynb #7580890f
 def _form_fault(kind, right, wrong, allow_no_negative):
@@ -455,13 +462,14 @@ def _weave_lines(self:Task, df, split, got, chosen, columns, at, blank):
     named = {o for form in forms for o in form[1::2]} - {"_row"}
     texts = {o: columns[o] if len(at) == len(columns[o]) else columns[o][at] for o in sorted(named)}
     texts = {o: _escaped(text, df["_odd"].to_numpy()[at] if df.schema.get(o) == pl.String and "_odd" in df.columns else None) for o, text in texts.items()}
-    return weave(forms, np.searchsorted(used, code), texts | {"_row": pl.Series(df["_row"].to_numpy()[at]).cast(pl.String)})
+    rows = Texts(pa.array(df["_row"].to_numpy()[at]).cast(pa.large_string()), np.arange(len(at)))
+    return weave(forms, np.searchsorted(used, code), texts | {"_row": rows})
 
 # %% ../nbs/04_task.ipynb #6a9daeaf
 def _merged(a, b):
     "Two results for rows of one piece, in row order."
     order = np.argsort(np.concatenate([a.numbers, b.numbers]), kind="stable")
-    lines = lambda: pl.concat([a.lines, b.lines]).gather(order)
+    lines = lambda: pa.concat_arrays([a.lines, b.lines]).take(pa.array(order))
     return Built(a.rows, tally([a.dropped, b.dropped]), np.concatenate([a.numbers, b.numbers])[order], lines=lines)
 
 # %% ../nbs/04_task.ipynb #7122ac3e
