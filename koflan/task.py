@@ -31,7 +31,7 @@ from fastcore.basics import patch
 
 from .chance import Chance, mix, smallest
 from .korean import normal_form_expr
-from .prompts import Cell, Texts, columns_of, form_of, strung, template_form, texts_of, weave
+from .prompts import Cell, Texts, columns_of, form_of, runs, strung, template_form, texts_of, weave
 from .schema import KINDS, RECORD, SCHEMA, KoflanError, faults, unknown
 from .sources import CHUNK
 
@@ -386,6 +386,9 @@ def _to_escape(text):
 
 def _escaped(text, odd):
     "Texts as they stand inside a JSON string; `odd` says which rows may need it, None where nobody knows."
+    if found := runs(text):
+        held, at = _escaped(text[found[0]], None)
+        return Texts(held, at[found[1]])
     out = texts_of(text)
     rows = out.at if odd is None else np.flatnonzero(odd)
     some = text if odd is None else text[rows]
