@@ -162,18 +162,27 @@ def _choice_columns(self:ChoiceTask, df):
     n = df[self.choices].list.len().fill_null(0).to_numpy().astype(np.int64)
     return df.select(pl.col(self.choices).list.get(i, null_on_oob=True).cast(pl.String).alias(str(i)) for i in range(n.max(initial=1))), n
 
-# %% ../nbs/05_shapes.ipynb #89d8130a
+# %% ../nbs/05_shapes.ipynb #06a02b5d
+@lru_cache(maxsize=256)
+def _choice_forms(names):
+    "The forms of (choices, right one), and the number of the first form with 0, 1, 2... choices."
+    forms = [((Cell(names[g]),), tuple(Cell(o) for o in names[:k] if o != names[g]), None) for k in range(len(names) + 1) for g in range(max(k, 1))]
+    return forms, np.cumsum([0, 1, *range(1, len(names))])
+
+@lru_cache(maxsize=256)
+def _poor_choices(names):
+    "Is a choice empty, or the same as another? (texts from a source have no white space at their ends)"
+    same = [pl.col(a) == pl.col(b) for i, a in enumerate(names) for b in names[:i]]
+    blank = [(pl.col(o).fill_null("") == "") & (pl.col("_n") > i) for i, o in enumerate(names)]
+    return pl.any_horizontal(*same, *blank).fill_null(False)
+
 @patch
 def answer_forms(self:ChoiceTask, df, chosen, lent):
     cols, n = self._choice_columns(df)
-    gold = (self._gold(df) - self.gold_from).to_numpy()
-    names, off = cols.columns, (gold < 0) | (gold >= n)
-    same = [pl.col(a) == pl.col(b) for i, a in enumerate(names) for b in names[:i]]
-    blank = [(pl.col(o).is_null() | (pl.col(o).str.strip_chars() == "")) & pl.lit(pl.Series(n > i)) for i, o in enumerate(names)]
-    bad = cols.select(pl.any_horizontal(*same, *blank).fill_null(False)).to_series().to_numpy() | off
-    forms = [((Cell(names[g]),), tuple(Cell(o) for o in names[:k] if o != names[g]), None) for k in range(len(names) + 1) for g in range(max(k, 1))]
-    first = np.cumsum([0, 1, *range(1, len(names))]) # of the forms with 0, 1, 2... choices
-    return Answers(first[n] + np.where(off, 0, gold), forms, cols.fill_null("").to_dict(), bad)
+    gold, names = (self._gold(df) - self.gold_from).to_numpy(), tuple(cols.columns)
+    off, (forms, first) = (gold < 0) | (gold >= n), _choice_forms(names)
+    bad = cols.with_columns(_n=pl.Series(n)).select(_poor_choices(names)).to_series().to_numpy() | off
+    return Answers(first[n] + np.where(off, 0, gold), forms, {o.name: o.fill_null("") if o.null_count() else o for o in cols}, bad)
 
 # %% ../nbs/05_shapes.ipynb #c8654b23
 class Ring:

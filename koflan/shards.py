@@ -25,7 +25,7 @@ import koflan
 from .schema import SCHEMA
 from .sources import SAMPLES, _in_card, find_mirror
 from .store import Store, file_sha
-from .task import ahead, tally
+from .task import tally
 
 # %% ../nbs/28_shards.ipynb #7e71185b
 @lru_cache(1 << 16)
@@ -174,7 +174,7 @@ def write_part(
     rows, kept, dropped = 0, 0, []
     with Store(job.out).writing(name) as f:
         sink = SINKS[job.format](f)
-        for o in ahead(map(sink.made, _stream(job, start, stop, only=only))):
+        for o in _stream(job, start, stop, only=only, ready=sink.made):
             rows, kept = rows + o.rows, kept + len(o.numbers)
             dropped.append(o.dropped)
             sink.add(o)

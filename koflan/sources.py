@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from glob import glob
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -168,7 +169,7 @@ def _in_card(path, config):
     except (yaml.YAMLError, KeyError, TypeError, ValueError): return None # another way of saying it
     if set(entry) != {"config_name", "data_files"} or (not config and any("default" in o for o in entries)): return None
     if not all(isinstance(o, str) and _PLAIN.fullmatch(o) for o in listed.values()): return None
-    held = {split: sorted(map(str, path.glob(o))) for split, o in listed.items()}
+    held = {split: sorted(f"{path}/{file}" for file in glob(o, root_dir=path)) for split, o in listed.items()}
     return held if all(files and all(o.endswith(".parquet") for o in files) for files in held.values()) else None
 
 # %% ../nbs/03_sources.ipynb #66f4abf4
@@ -195,7 +196,7 @@ def _all_utf8(data, starts):
 
 def _validate(column):
     "Raise `ArrowException` for a column that is not what it says."
-    if column.type == pa.string() and len(column):
+    if column.type == pa.string() and column.nbytes > 1 << 18:
         _, offsets, data = column.buffers()
         starts = np.frombuffer(offsets, np.int32)[column.offset:][:len(column) + 1]
         if (np.diff(starts) >= 0).all() and starts[0] >= 0 and _all_utf8(np.frombuffer(data or b"", np.uint8)[:starts[-1]], starts): return column.validate()

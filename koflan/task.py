@@ -178,12 +178,12 @@ def choose(self:Task,
 ) -> Chosen: # an instruction and a wording for each row
     "Choose what to ask."
     rows, template = df["_row"].to_numpy(), np.full(len(df), -1)
-    ask_of = np.array(self.prompts.ask_of)
+    ask_of, wordings = np.array(self.prompts.ask_of), np.array([ask.wordings for ask in self.prompts.asks])
     for asks, at in _eligible(df, self.prompts):
-        fit = np.flatnonzero(np.isin(ask_of, asks))
+        fit = np.array([i for i, ask in enumerate(self.prompts.ask_of) if ask in asks], dtype=np.int64)
         if len(fit): template[at] = fit[chance.pick(rows[at], "template", len(fit))]
-    wordings = np.array([ask.wordings for ask in self.prompts.asks])[ask_of[template]]
-    return Chosen(template, ask_of[template], chance.pick(rows, "wording", wordings))
+    ask = ask_of[template]
+    return Chosen(template, ask, chance.pick(rows, "wording", wordings[ask]))
 
 # %% ../nbs/04_task.ipynb #dd09d14e
 @patch
@@ -380,7 +380,7 @@ _ESCAPED = {**{chr(o): _inside(chr(o)) for o in range(32)}, '"': '\\"', "\\": "\
 
 def _to_escape(text):
     "Which of the characters that JSON escapes occur: all texts are looked at as one run of bytes."
-    data = np.frombuffer(text.to_arrow().buffers()[2] or b"", dtype=np.uint8)
+    data = np.frombuffer(text.buffers()[2] or b"", dtype=np.uint8)
     small = np.unique(data[data < 32]).tolist()
     return [chr(o) for o in small] + [o for o in '"\\' if (data == ord(o)).any()]
 
@@ -391,10 +391,10 @@ def _escaped(text, odd):
         return Texts(held, at[found[1]])
     out = texts_of(text)
     rows = out.at if odd is None else np.flatnonzero(odd)
-    some = text if odd is None else text[rows]
+    some = out.held if odd is None else out.held.take(pa.array(rows))
     if not (found := _to_escape(some)): return out
     out.at[rows] = len(text) + np.arange(len(rows))
-    return Texts(pa.concat_arrays([out.held, some.str.replace_many(found, [_ESCAPED[o] for o in found]).to_arrow()]), out.at)
+    return Texts(pa.concat_arrays([out.held, pl.Series(some).str.replace_many(found, [_ESCAPED[o] for o in found]).to_arrow()]), out.at)
 
 # %% ../nbs/04_task.ipynb #0a18db26
 @lru_cache(maxsize=1024)
@@ -541,6 +541,7 @@ def stream(self:Task,
     start:int=0, # first row
     stop:int|None=None, # row after the last
     chunk:int|None=None, # rows at once; by default about `sources.CHUNK` bytes
+    ready:Callable=lambda built: built, # done to each piece while the one before is used
     **options, # allow_no_input, allow_no_negative, only, keys
 ) -> Iterator[Built]: # in row order
     "Read a split and turn it into records, piece by piece."
@@ -554,9 +555,9 @@ def stream(self:Task,
     with _fitting(self, split, frames):
         alone = (start, stop) == (0, frames.rows) and step >= frames.rows # a single piece lends to itself
         lent = None if alone else self.lend(pieces(0, frames.rows), split)
-        made = lambda rows: self._short_cut(rows, split, lent=lent, **options) or self.convert(rows, split, lent=lent, **options)
+        made = lambda rows: ready(self._short_cut(rows, split, lent=lent, **options) or self.convert(rows, split, lent=lent, **options))
         read = pieces(start, stop)
-        yield from map(made, ahead(read) if step < stop - start else read) # a map holds on to nothing
+        yield from ahead(map(made, ahead(read))) if step < stop - start else map(made, read) # a map holds on to nothing
 
 # %% ../nbs/04_task.ipynb #2488a5da
 def tally(
