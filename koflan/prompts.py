@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from .korean import JOSA, josa, tidy
+from .korean import JOSA, MARKS, josa, tidy
 from .schema import KoflanError, unknown
 
 # %% ../nbs/02_prompts.ipynb #fabe1e59
@@ -137,8 +137,10 @@ def template_form(
 
 # %% ../nbs/02_prompts.ipynb #05e0fe78
 def _josa_of(words, pair):
-    known = words.unique(maintain_order=True)
-    return words.replace_strict(known, [josa(o, pair) for o in known], return_dtype=pl.String) if len(words) else words
+    last = pl.col("w").str.strip_chars_end(MARKS).str.tail(1)
+    heard = pl.select(w=words).select(pl.when(last.is_between(pl.lit("가"), pl.lit("힣"))).then(last).otherwise("w")).to_series() # the last syllable says it all
+    known = heard.unique(maintain_order=True)
+    return heard.replace_strict(known, [josa(o, pair) for o in known], return_dtype=pl.String) if len(words) else words
 
 def _as_text(col):
     col = col if col.dtype == pl.String else col.cast(pl.String)

@@ -358,21 +358,16 @@ def _seam(self:HubSource, df, features, first=0, config=None):
     if named := [o for o, t in df.schema.items() if t in (pl.Categorical, pl.Enum)]: df = df.with_columns(pl.col(named).cast(pl.String))
     labels = [o for o in (self._label(df, col, names, features, first) for col, names in self.names.items()) if o is not None]
     texts, lists = ([o for o, t in df.schema.items() if t == want and o not in self.names] for want in (pl.String, pl.List(pl.String)))
-    if texts: df = _tidied(df, texts)
-    else: labels.append(pl.lit(False).alias("_odd"))
-    return df.with_columns(*labels, *(pl.col(o).list.eval(tidy_expr(pl.element())) for o in lists), _config=pl.lit(config or "default"))
+    return _tidied(df, texts).with_columns(*labels, *(pl.col(o).list.eval(tidy_expr(pl.element())) for o in lists), _config=pl.lit(config or "default"))
 
 # %% ../nbs/03_sources.ipynb #ca4d3db5
 def _tidied(df, texts):
-    "The table with its texts tidied, and `_odd`: does a text of the row hold anything but `korean.PLAIN`? (or may it; nobody has looked)"
-    for o, (first, at) in {o: r for o in texts if (r := runs(df[o]))}.items():
-        df = df.with_columns(df[o][first].to_frame().select(tidy_expr(pl.col(o))).to_series()[at], _odd=pl.lit(True))
-        texts = [k for k in texts if k != o]
-    if "_odd" in df.columns: return df.with_columns(tidy_expr(pl.col(o)) for o in texts)
-    df = df.with_columns(pl.any_horizontal(*(untidy_expr(pl.col(o)) for o in texts)).fill_null(False).alias("_odd"))
-    if not df["_odd"].any(): return df
-    at, mended = df["_odd"].arg_true(), df.filter("_odd").select(tidy_expr(pl.col(o)) for o in texts)
-    return df.with_columns(df[o].scatter(at, mended[o]) for o in texts)
+    "The table with its texts tidied."
+    repeated, tidy = {o: r for o in texts if (r := runs(df[o]))}, lambda col: col.to_frame().select(tidy_expr(pl.col(col.name))).to_series()
+    untidy = df.select(untidy_expr(pl.col(o)) for o in texts if o not in repeated)
+    new = [tidy(df[o][first])[at] for o, (first, at) in repeated.items()]
+    new += [df[o.name].scatter(o.arg_true(), tidy(df[o.name].filter(o))) for o in untidy if o.any()]
+    return df.with_columns(new) if new else df
 
 # %% ../nbs/03_sources.ipynb #58274cb9
 @patch
@@ -421,10 +416,9 @@ class Frames:
         start:int=0, # first row
         stop:int|None=None, # row after the last
         step:int|None=None, # rows at once, or a few more; `chunk` by default
-        odd:bool=False, # with `_odd`: does a text of the row hold anything but `korean.PLAIN`?
     ) -> Iterator: # of frames: `fields` and `_row`, less the rows that are held out for another split
         "The split piece by piece, checked and tidied."
-        return map(lambda df: self._mine(df if odd else df.drop("_odd")), self._checked(start, self.rows if stop is None else min(stop, self.rows), step or self.chunk))
+        return map(self._mine, self._checked(start, self.rows if stop is None else min(stop, self.rows), step or self.chunk))
 
     def _mine(self, df): return df if self.keep is None else df.filter(pl.Series(self.keep[df["_row"].to_numpy()]))
 

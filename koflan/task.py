@@ -375,26 +375,25 @@ def _line_form(cls, split, template, right, wrong, blank):
     return form_of(['{"instruction":"', *inside(template_form(cls.prompts.templates[template])), '","input":"', *text, '","positives":', *_listed(right), ',"negatives":', *_listed(wrong),
                     f',"task":"{cls.name}","id":"{cls.name}-{split}-', Cell("_row"), f'","template":{template}}}\n'])
 
-# %% ../nbs/04_task.ipynb #3a80ab72
-_ESCAPED = {**{chr(o): _inside(chr(o)) for o in range(32)}, '"': '\\"', "\\": "\\\\"}
+# %% ../nbs/04_task.ipynb #ebdd5a58
+def _escape(texts):
+    "An array of texts as they stand inside JSON strings: all are looked at as one run of bytes."
+    ends = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset:][:len(texts) + 1]
+    raw = memoryview(texts.buffers()[2] or b"")[ends[0]:ends[-1]]
+    data, ends = np.frombuffer(raw, np.uint8), ends - ends[0]
+    found = [o for o in b'\\"' if (data == o).any()] + np.unique(data[data < 32]).tolist() # the backslash first
+    if not found: return texts
+    out, longer = raw.tobytes(), np.zeros(len(ends), dtype=np.int64)
+    for o in found:
+        out, at = out.replace(bytes([o]), _inside(chr(o)).encode()), np.flatnonzero(data == o)
+        longer += (len(_inside(chr(o))) - 1) * np.searchsorted(at, ends)
+    return pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(ends + longer), pa.py_buffer(out))
 
-def _to_escape(text):
-    "Which of the characters that JSON escapes occur: all texts are looked at as one run of bytes."
-    data = np.frombuffer(text.buffers()[2] or b"", dtype=np.uint8)
-    small = np.unique(data[data < 32]).tolist()
-    return [chr(o) for o in small] + [o for o in '"\\' if (data == ord(o)).any()]
-
-def _escaped(text, odd):
-    "Texts as they stand inside a JSON string; `odd` says which rows may need it, None where nobody knows."
-    if found := runs(text):
-        held, at = _escaped(text[found[0]], None)
-        return Texts(held, at[found[1]])
-    out = texts_of(text)
-    rows = out.at if odd is None else np.flatnonzero(odd)
-    some = out.held if odd is None else out.held.take(pa.array(rows))
-    if not (found := _to_escape(some)): return out
-    out.at[rows] = len(text) + np.arange(len(rows))
-    return Texts(pa.concat_arrays([out.held, pl.Series(some).str.replace_many(found, [_ESCAPED[o] for o in found]).to_arrow()]), out.at)
+def _escaped(text):
+    "A column of texts as they stand inside JSON strings."
+    if not len(text): return texts_of(text)
+    first, at = runs(text) or (slice(None), np.arange(len(text)))
+    return Texts(_escape(text[first].to_arrow()), at)
 
 # %% ../nbs/04_task.ipynb #0a18db26
 @lru_cache(maxsize=1024)
@@ -463,8 +462,7 @@ def _weave_lines(self:Task, df, split, got, chosen, columns, at, blank):
     used = np.flatnonzero(np.bincount(code))
     forms = [_line_form(type(self), split, c // 2 // len(got.forms), *got.forms[c // 2 % len(got.forms)][:2], c % 2) for c in used.tolist()]
     named = {o for form in forms for o in form[1::2]} - {"_row"}
-    texts = {o: columns[o] if len(at) == len(columns[o]) else columns[o][at] for o in sorted(named)}
-    texts = {o: _escaped(text, df["_odd"].to_numpy()[at] if df.schema.get(o) == pl.String and "_odd" in df.columns else None) for o, text in texts.items()}
+    texts = {o: _escaped(columns[o] if len(at) == len(columns[o]) else columns[o][at]) for o in sorted(named)}
     rows = Texts(pa.array(df["_row"].to_numpy()[at]).cast(pa.large_string()), np.arange(len(at)))
     return weave(forms, np.searchsorted(used, code), texts | {"_row": rows})
 
@@ -551,7 +549,7 @@ def stream(self:Task,
         if (start, stop) != (0, frames.rows): raise KoflanError(f"{self.name} is made of whole splits: rows {start} to {stop} cannot be had alone")
         step = max(1, frames.rows)
     if not chunk and type(self).lend is not Task.lend and frames.size < 8 * CHUNK: step = max(1, frames.rows) # cheaper than to read it twice
-    pieces = lambda a, b: frames.pieces(a, b, step, odd=True)
+    pieces = lambda a, b: frames.pieces(a, b, step)
     with _fitting(self, split, frames):
         alone = (start, stop) == (0, frames.rows) and step >= frames.rows # a single piece lends to itself
         lent = None if alone else self.lend(pieces(0, frames.rows), split)
