@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .korean import JOSA, MARKS, josa, tidy
 from .schema import KoflanError, unknown
@@ -75,12 +76,12 @@ def texts_of(
 LONG = 256 # bytes of a text, in the mean, that are worth it to look whether it stands there again
 
 def runs(
-    col:pl.Series, # str
+    col:pl.Series, # str; where some are null, nothing is looked for
 ) -> tuple|None: # positions of the first rows, and for each row the number of its run; None where texts are short or seldom repeat
     "Where the long texts of a column change."
-    if not len(col) or col.estimated_size() < LONG * len(col): return None
-    ids = col.rle_id().to_numpy()
-    return (np.flatnonzero(np.diff(ids.astype(np.int64), prepend=-1)), ids) if 2 * int(ids[-1]) < len(ids) - 1 else None
+    if not len(col) or col.estimated_size() < LONG * len(col) or col.null_count(): return None
+    new = np.append(True, (col[1:] != col[:-1]).to_numpy())
+    return (np.flatnonzero(new), np.cumsum(new) - 1) if 2 * new.sum() <= len(col) else None
 
 # %% ../nbs/02_prompts.ipynb #8919c2d3
 def strung(
@@ -137,18 +138,19 @@ def template_form(
 
 # %% ../nbs/02_prompts.ipynb #05e0fe78
 def _josa_of(words, pair):
-    last = pl.col("w").str.strip_chars_end(MARKS).str.tail(1)
-    heard = pl.select(w=words).select(pl.when(last.is_between(pl.lit("가"), pl.lit("힣"))).then(last).otherwise("w")).to_series() # the last syllable says it all
-    known = heard.unique(maintain_order=True)
-    return heard.replace_strict(known, [josa(o, pair) for o in known], return_dtype=pl.String) if len(words) else words
+    words = words.to_arrow()
+    last = pc.utf8_slice_codeunits(pc.utf8_rtrim(words, MARKS), -1)
+    syllable = pc.and_(pc.greater_equal(last, pa.scalar("가", last.type)), pc.less_equal(last, pa.scalar("힣", last.type)))
+    heard = pc.if_else(syllable, last, words).dictionary_encode() # the last syllable says it all
+    return pl.Series([josa(o, pair) for o in heard.dictionary.to_pylist()], dtype=pl.String)[heard.indices.to_numpy()]
 
 def _as_text(col):
     col = col if col.dtype == pl.String else col.cast(pl.String)
     return col.fill_null("") if col.null_count() else col
 
-# %% ../nbs/02_prompts.ipynb #d3431f8f
+# %% ../nbs/02_prompts.ipynb #0c3660b0
 def columns_of(
-    df:pl.DataFrame, # rows
+    df, # rows: a table, or name -> column
     templates, # some `Template`s
     which:np.ndarray, # the template of each row
 ) -> dict: # name -> texts
@@ -159,7 +161,7 @@ def columns_of(
     for field, pair in dict.fromkeys((f, j) for t in templates for _, f, j in t.parts if j):
         at = np.flatnonzero(np.array([any(o[1:] == (field, pair) for o in t.parts) for t in templates])[which])
         words = got[field][at]
-        got[f"{field}:{pair}"] = pl.Series([""], dtype=pl.String).new_from_index(0, len(df)).scatter(at, _josa_of(words, pair))
+        got[f"{field}:{pair}"] = pl.Series([""], dtype=pl.String).new_from_index(0, len(which)).scatter(at, _josa_of(words, pair))
     return got
 
 # %% ../nbs/02_prompts.ipynb #485a7529

@@ -77,7 +77,7 @@ class MultiLabelTask(Task):
         df:pl.DataFrame, # source rows
     ) -> np.ndarray: # bool, (rows, labels)
         "Which labels every row has."
-        if self.flags: on = self._flags(df).fill_null(False).to_numpy()
+        if self.flags: on = self._flags(df)
         else:
             on = np.zeros((len(df), len(self.source.names_of(self.label))), dtype=bool)
             long = df.select(at=pl.int_range(pl.len()), n=pl.col(self.label)).explode("n").drop_nulls()
@@ -87,13 +87,14 @@ class MultiLabelTask(Task):
 # %% ../nbs/05_shapes.ipynb #1db63d30
 @patch
 def _flags(self:MultiLabelTask, df):
-    "The flag columns as booleans; `KoflanError` when one holds anything but 0 and 1."
-    for o in self.flags:
-        kind = df.schema[o]
-        if not (kind.is_numeric() or kind in (pl.Boolean, pl.Null)): raise KoflanError(f"{self.name}: {o!r} is {kind}, not 0 or 1")
-        off = df.filter((pl.col(o) != 0) & (pl.col(o) != 1)) if kind.is_numeric() else df[:0]
-        if len(off): raise KoflanError(f"{self.name}: {o!r} is {off[o][0]} in row {off['_row'][0]}, not 0 or 1")
-    return df.select(pl.col(o).cast(pl.Float64) == 1 for o in self.flags)
+    "The flag columns as booleans, null as false; `KoflanError` when one holds anything but 0 and 1."
+    out = np.zeros((len(df), len(self.flags)))
+    for i, col in enumerate(df[o] for o in self.flags):
+        if not (col.dtype.is_numeric() or col.dtype in (pl.Boolean, pl.Null)): raise KoflanError(f"{self.name}: {col.name!r} is {col.dtype}, not 0 or 1")
+        col = col.cast(pl.Float64)
+        out[:, i] = col.fill_null(0) if col.null_count() else col
+    if len(off := np.argwhere((out != 0) & (out != 1))): raise KoflanError(f"{self.name}: {(o := self.flags[off[0, 1]])!r} is {df[o][int(off[0, 0])]} in row {df['_row'][int(off[0, 0])]}, not 0 or 1")
+    return out == 1
 
 # %% ../nbs/05_shapes.ipynb #59ecb44b
 def _answer_lists(prompts, names, keys):
@@ -158,7 +159,7 @@ def answers(self:ChoiceTask, df, chance):
 @patch
 def _choice_columns(self:ChoiceTask, df):
     "The choices as columns, and how many each row has."
-    if not isinstance(self.choices, str): return df.select(pl.col(o).cast(pl.String) for o in self.choices), np.full(len(df), len(self.choices))
+    if not isinstance(self.choices, str): return pl.DataFrame([df[o].cast(pl.String) for o in self.choices]), np.full(len(df), len(self.choices))
     n = df[self.choices].list.len().fill_null(0).to_numpy().astype(np.int64)
     return df.select(pl.col(self.choices).list.get(i, null_on_oob=True).cast(pl.String).alias(str(i)) for i in range(n.max(initial=1))), n
 
@@ -181,7 +182,7 @@ def answer_forms(self:ChoiceTask, df, chosen, lent):
     cols, n = self._choice_columns(df)
     gold, names = (self._gold(df) - self.gold_from).to_numpy(), tuple(cols.columns)
     off, (forms, first) = (gold < 0) | (gold >= n), _choice_forms(names)
-    bad = cols.with_columns(_n=pl.Series(n)).select(_poor_choices(names)).to_series().to_numpy() | off
+    bad = cols.hstack([pl.Series("_n", n)]).select(_poor_choices(names)).to_series().to_numpy() | off
     return Answers(first[n] + np.where(off, 0, gold), forms, {o.name: o.fill_null("") if o.null_count() else o for o in cols}, bad)
 
 # %% ../nbs/05_shapes.ipynb #c8654b23
@@ -221,7 +222,7 @@ def _chosen(ring, other, keep, most):
     place, nth = np.full((len(keep), most), len(ring.lent)), (np.cumsum(keep, axis=1) - 1)[at, step]
     place[at, nth] = other[at, step]
     texts = pl.concat([ring.lent["text"], pl.Series([None], dtype=pl.String)])
-    return [texts.gather(place[:, i]).alias(str(i)) for i in range(most)]
+    return [texts[place[:, i]].alias(str(i)) for i in range(most)]
 
 # %% ../nbs/05_shapes.ipynb #d6ea195a
 class LendingTask(Task):
@@ -245,7 +246,7 @@ class LendingTask(Task):
     def answer_forms(self, df, chosen, lent):
         wrong = self.wrong(df, lent)
         texts = df.select(self.right().list.first().alias("right"), *(o.alias(f"wrong{i}") for i, o in enumerate(wrong)))
-        has = np.column_stack([o.is_not_null().to_numpy() for o in wrong])
+        has = np.column_stack([o.to_arrow().is_valid() for o in wrong])
         forms = [((Cell("right"),), tuple(Cell(f"wrong{i}") for i in range(n)), None) for n in range(len(wrong) + 1)]
         doubtful = texts.select(pl.any_horizontal(pl.all().str.strip_chars() == "", pl.col("right").is_null()).fill_null(False)).to_series().to_numpy()
         return Answers(has.sum(axis=1), forms, texts.fill_null("").to_dict(), doubtful)

@@ -353,21 +353,23 @@ def _strange(self:HubSource, df, col, flat, names, first):
 @patch
 def _seam(self:HubSource, df, features, first=0, config=None):
     if missing := [o for o in self.columns if o not in df.columns]: raise SourceError(f"{self.repo}: {unknown('column', missing[0], df.columns)}")
-    df = df.select(self.columns)
+    df = df[list(self.columns)]
     if self.derive: df = df.with_columns(**self.derive)
     if named := [o for o, t in df.schema.items() if t in (pl.Categorical, pl.Enum)]: df = df.with_columns(pl.col(named).cast(pl.String))
     labels = [o for o in (self._label(df, col, names, features, first) for col, names in self.names.items()) if o is not None]
     texts, lists = ([o for o, t in df.schema.items() if t == want and o not in self.names] for want in (pl.String, pl.List(pl.String)))
-    return _tidied(df, texts).with_columns(*labels, *(pl.col(o).list.eval(tidy_expr(pl.element())) for o in lists), _config=pl.lit(config or "default"))
+    return df.with_columns(*_tidied(df, texts), *labels, *(pl.col(o).list.eval(tidy_expr(pl.element())) for o in lists), _config=pl.lit(config or "default"))
 
-# %% ../nbs/03_sources.ipynb #ca4d3db5
+# %% ../nbs/03_sources.ipynb #499eb872
 def _tidied(df, texts):
-    "The table with its texts tidied."
-    repeated, tidy = {o: r for o in texts if (r := runs(df[o]))}, lambda col: col.to_frame().select(tidy_expr(pl.col(col.name))).to_series()
-    untidy = df.select(untidy_expr(pl.col(o)) for o in texts if o not in repeated)
-    new = [tidy(df[o][first])[at] for o, (first, at) in repeated.items()]
-    new += [df[o.name].scatter(o.arg_true(), tidy(df[o.name].filter(o))) for o in untidy if o.any()]
-    return df.with_columns(new) if new else df
+    "Columns of texts, tidied, less those that are tidy already."
+    tidy = lambda df: df.select(tidy_expr(pl.all())).get_columns()
+    repeated = {o: r for o in texts if (r := runs(df[o]))}
+    new = [tidy(df[o][first].to_frame())[0][at] for o, (first, at) in repeated.items()]
+    untidy = [o for o in df.select(untidy_expr(pl.col(o)).fill_null(False) for o in texts if o not in repeated) if o.any()]
+    if not untidy: return new
+    at = np.flatnonzero(np.logical_or.reduce([o.to_numpy() for o in untidy]))
+    return new + [df[o.name].scatter(at, o) for o in tidy(df[[o.name for o in untidy]][at])]
 
 # %% ../nbs/03_sources.ipynb #58274cb9
 @patch

@@ -131,7 +131,9 @@ def reasons(self:Task) -> dict: # reason -> expression
 def _split_off(df, why):
     "Rows to keep and counts of the others; `why` is a str column, null where the row stays."
     if why.null_count() == len(why): return df, {}
-    return df.filter(why.is_null()), dict(sorted(why.drop_nulls().value_counts().iter_rows()))
+    why = why.to_numpy()
+    stays = np.array([o is None for o in why], dtype=bool)
+    return df[np.flatnonzero(stays)], dict(sorted(Counter(why[~stays]).items()))
 
 def _where(broken, reason): return broken.to_frame("o").select(pl.when("o").then(pl.lit(reason))).to_series()
 
@@ -158,7 +160,7 @@ def _eligible(df, prompts):
     "(asks as a tuple, row positions) for every group of rows that may be asked the same."
     if not any(ask.when for ask in prompts.asks): return [(tuple(range(len(prompts.asks))), np.arange(len(df)))]
     wanted = dict.fromkeys(o for ask in prompts.asks for o in ask.when.items())
-    is_so = {o: (df[o[0]] == o[1]).fill_null(False).to_numpy() for o in wanted}
+    is_so = {o: (df[o[0]] == o[1]).to_arrow().fill_null(False).to_numpy(zero_copy_only=False) for o in wanted}
     met = np.array([np.logical_and.reduce([np.ones(len(df), dtype=bool), *(is_so[o] for o in ask.when.items())]) for ask in prompts.asks])
     patterns, which = distinct(met.T.astype(np.int64))
     return [(tuple(np.flatnonzero(p)), np.flatnonzero(which == i)) for i, p in enumerate(patterns)]
@@ -447,11 +449,11 @@ def _cells_of(self:Task, df, got, chosen, chance):
     asked = _shows_options(templates)[chosen.template] | _shows_options(inputs)[chosen.ask]
     if asked.any():
         at = np.flatnonzero(asked)
-        df = df.with_columns(self._options_of(got, at, chance.bits(df["_row"].to_numpy()[at], "options")).alias("options"))
+        df = df.to_dict() | {"options": self._options_of(got, at, chance.bits(df["_row"].to_numpy()[at], "options"))}
     said = columns_of(df, templates, chosen.template)
     cols = said | columns_of(df, inputs, chosen.ask)
-    doubtful = np.zeros(len(df), dtype=bool) if got.doubtful is None else got.doubtful
-    if said: doubtful = doubtful | pl.DataFrame(said).select(pl.any_horizontal(pl.all().str.contains("{", literal=True))).to_series().to_numpy()
+    doubtful = np.zeros(len(got.which), dtype=bool) if got.doubtful is None else got.doubtful
+    for o in said.values(): doubtful = doubtful | pc.match_substring(o.to_arrow(), "{").to_numpy(zero_copy_only=False)
     return cols | got.columns, doubtful
 
 # %% ../nbs/04_task.ipynb #1be6e6eb
