@@ -209,7 +209,7 @@ def _batches(paths, heads, named, columns, start, stop, step):
     for path, head, name in zip(paths, heads, named):
         groups, first = _groups(head, at, start, stop)
         with _readable(name):
-            for batch in ParquetFile(path, metadata=head).iter_batches(step, row_groups=groups, columns=columns) if groups else ():
+            for batch in ParquetFile(path, metadata=head).iter_batches(step, row_groups=groups, columns=columns, use_threads=False) if groups else ():
                 low, high = max(start - first, 0), min(stop - first, len(batch))
                 if low < high:
                     for column in batch.columns: _validate(column)
@@ -222,7 +222,7 @@ def _frames_of(batches, step):
     "Batches put together to frames of `step` rows or a little more; none is held on to."
     held, join = [], lambda: pl.concat([held.pop(0) for _ in range(len(held))], how="vertical_relaxed")
     for batch in batches:
-        held.append(pl.from_arrow(batch))
+        held.append(pl.DataFrame(batch))
         if sum(map(len, held)) >= step: yield join()
     if held: yield join()
 

@@ -381,21 +381,20 @@ def _line_form(cls, split, template, right, wrong, blank):
 def _escape(texts):
     "An array of texts as they stand inside JSON strings: all are looked at as one run of bytes."
     ends = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset:][:len(texts) + 1]
-    raw = memoryview(texts.buffers()[2] or b"")[ends[0]:ends[-1]]
-    data, ends = np.frombuffer(raw, np.uint8), ends - ends[0]
-    found = [o for o in b'\\"' if (data == o).any()] + np.unique(data[data < 32]).tolist() # the backslash first
+    out = memoryview(texts.buffers()[2] or b"")[ends[0]:ends[-1]].tobytes()
+    data, ends = np.frombuffer(out, np.uint8), ends - ends[0]
+    found = [o for o in b'\\"' if bytes([o]) in out] + (np.unique(data[data < 32]).tolist() if data.min(initial=32) < 32 else []) # the backslash first
     if not found: return texts
-    out, longer = raw.tobytes(), np.zeros(len(ends), dtype=np.int64)
+    longer = np.zeros(len(ends), dtype=np.int64)
     for o in found:
         out, at = out.replace(bytes([o]), _inside(chr(o)).encode()), np.flatnonzero(data == o)
         longer += (len(_inside(chr(o))) - 1) * np.searchsorted(at, ends)
     return pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(ends + longer), pa.py_buffer(out))
 
-def _escaped(text):
-    "A column of texts as they stand inside JSON strings."
-    if not len(text): return texts_of(text)
-    first, at = runs(text) or (slice(None), np.arange(len(text)))
-    return Texts(_escape(text[first].to_arrow()), at)
+def _escaped(text, rows):
+    "Some rows of a column of texts as they stand inside JSON strings."
+    if found := runs(text): return Texts(_escape(text[found[0]].to_arrow()), found[1][rows])
+    return Texts(_escape(text.to_arrow()), rows) if len(text) else texts_of(text)
 
 # %% ../nbs/04_task.ipynb #0a18db26
 @lru_cache(maxsize=1024)
@@ -464,7 +463,7 @@ def _weave_lines(self:Task, df, split, got, chosen, columns, at, blank):
     used = np.flatnonzero(np.bincount(code))
     forms = [_line_form(type(self), split, c // 2 // len(got.forms), *got.forms[c // 2 % len(got.forms)][:2], c % 2) for c in used.tolist()]
     named = {o for form in forms for o in form[1::2]} - {"_row"}
-    texts = {o: _escaped(columns[o] if len(at) == len(columns[o]) else columns[o][at]) for o in sorted(named)}
+    texts = {o: _escaped(columns[o], at) for o in sorted(named)}
     rows = Texts(pa.array(df["_row"].to_numpy()[at]).cast(pa.large_string()), np.arange(len(at)))
     return weave(forms, np.searchsorted(used, code), texts | {"_row": rows})
 
