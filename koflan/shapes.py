@@ -202,10 +202,10 @@ class Ring:
     def after(self,
         rows:np.ndarray, # row numbers
         window:int, # how many of the next rows
-    ) -> tuple[np.ndarray, np.ndarray]: # positions in `lent` and whether there is such a row, (rows, window)
+    ) -> tuple[np.ndarray, np.ndarray]: # positions in `lent` and whether there is such a row, (rows, window or as many as any row has)
         "The next rows in the circle of each row."
         at = self.sorted[np.searchsorted(self.rows, rows, sorter=self.sorted)]
-        start, size, step = self.start[at, None], self.size[at, None], np.arange(1, window + 1)
+        start, size, step = self.start[at, None], self.size[at, None], np.arange(1, min(window + 1, self.size.max(initial=2)))
         return self.order[start + (at[:, None] - start + step) % size], step < size
 
 # %% ../nbs/05_shapes.ipynb #8c4bb4e2
@@ -271,7 +271,9 @@ def _clash(c, keys):
     "Does a text contain, or is it contained in, one of a list of texts? bool, as long as `c`."
     n = keys.list.len().to_numpy()
     both = pl.DataFrame(dict(c=c, k=keys)).filter(pl.col("k").list.len() > 0).explode("k")
-    hit = both.select((pl.col("c").str.contains(pl.col("k"), literal=True) | pl.col("k").str.contains(pl.col("c"), literal=True)).fill_null(False)).to_series().to_numpy()
+    swap = pl.col("c").str.len_bytes() < pl.col("k").str.len_bytes() # only the longer one can contain the other
+    long, short = (pl.when(swap).then(pl.col(a)).otherwise(pl.col(b)) for a, b in ("kc", "ck"))
+    hit = both.select(long.str.contains(short, literal=True).fill_null(False)).to_series().to_numpy()
     out = np.zeros(len(c), dtype=bool)
     out[np.repeat(np.arange(len(c)), n)[hit]] = True
     return out

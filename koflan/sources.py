@@ -27,7 +27,7 @@ import pyarrow as pa
 import yaml
 from fastcore.basics import patch
 from pyarrow import ArrowException
-from pyarrow.parquet import ParquetFile, read_metadata
+from pyarrow.parquet import ParquetFile
 
 from .chance import key, mix
 from .korean import tidy_expr, untidy_expr
@@ -161,9 +161,10 @@ def _configs(text): return yaml.load(_CONFIGS.match(text)[1], getattr(yaml, "CSa
 # %% ../nbs/03_sources.ipynb #ce8ce15b
 def _in_card(path, config):
     "Split -> parquet files of a configuration, where the card lists them in the plain way of `push_to_hub`; else None."
-    if not (path/"README.md").is_file() or (path/".huggingface.yaml").exists(): return None
+    card = f"{path}/README.md"
+    if not os.path.isfile(card) or os.path.exists(f"{path}/.huggingface.yaml"): return None
     try:
-        entries = _configs((path/"README.md").read_text(encoding="utf-8"))
+        with open(card, encoding="utf-8") as f: entries = _configs(f.read())
         entry, = (o for o in entries if o["config_name"] == (config or "default"))
         listed = {o["split"]: o["path"] for o in entry["data_files"]}
     except (yaml.YAMLError, KeyError, TypeError, ValueError): return None # another way of saying it
@@ -209,7 +210,7 @@ def _batches(paths, heads, named, columns, start, stop, step):
     for path, head, name in zip(paths, heads, named):
         groups, first = _groups(head, at, start, stop)
         with _readable(name):
-            for batch in ParquetFile(path, metadata=head).iter_batches(step, row_groups=groups, columns=columns, use_threads=False) if groups else ():
+            for batch in ParquetFile(pa.OSFile(path), metadata=head).iter_batches(step, row_groups=groups, columns=columns, use_threads=False) if groups else ():
                 low, high = max(start - first, 0), min(stop - first, len(batch))
                 if low < high:
                     for column in batch.columns: _validate(column)
@@ -255,7 +256,7 @@ def _open_parquet(self:HubSource, paths, split):
     named = [f"{self.repo}: {split}: {Path(o).name}" for o in paths]
     heads = []
     for path, name in zip(paths, named):
-        with _readable(name): heads.append(read_metadata(path))
+        with _readable(name): heads.append(ParquetFile(pa.OSFile(path)).metadata)
         if wrong := _differing(self.columns, heads[-1], heads[0]): raise SourceError(f"{name}: {wrong}")
     size = sum(o.row_group(i).total_byte_size for o in heads for i in range(o.num_row_groups))
     def pieces(start, stop, step):
@@ -377,16 +378,25 @@ def place(self:HubSource,
     mirror:str|None=None, # as for `find_mirror`
 ) -> str: # "samples", "mirror" or "hub"
     "Where this source is read from."
+    return self.folder(mirror)[0]
+
+@patch
+def folder(self:HubSource,
+    mirror:str|None=None, # as for `find_mirror`
+) -> tuple: # "samples", "mirror" or "hub", and the folder there; None for the Hub
+    "Where this source is read from, and the folder of its repository there."
     root = find_mirror(mirror)
-    if root == SAMPLES: return "samples"
-    return "mirror" if root and (root/self.repo).is_dir() else "hub"
+    if root is None: return "hub", None
+    at = root/self.repo
+    if root == SAMPLES: return "samples", at
+    return ("mirror", at) if at.is_dir() else ("hub", None)
 
 # %% ../nbs/03_sources.ipynb #03065871
 @patch
 def _open_part(self:HubSource, mirror, config, split):
-    where = self.place(mirror)
+    where, at = self.folder(mirror)
     if where == "samples": return self._open_samples(config, split)
-    return self._open_folder(find_mirror(mirror)/self.repo, config, split) if where == "mirror" else self._open_hub(config, split)
+    return self._open_folder(at, config, split) if where == "mirror" else self._open_hub(config, split)
 
 def _has_sample(repo, config): return (SAMPLES/repo/f"{config or 'default'}.jsonl").is_file()
 

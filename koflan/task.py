@@ -152,7 +152,12 @@ def distinct(
     if np.log2(size).sum() > 62:
         found, which = np.unique(keys, axis=0, return_inverse=True)
         return found, which.ravel()
-    _, first, which = np.unique(keys @ np.cumprod([1, *size[:-1]]), return_index=True, return_inverse=True)
+    codes = keys @ np.cumprod([1, *size[:-1]])
+    if (top := int(np.prod(size))) <= 2 * len(keys): # so few that they can be counted
+        at = np.full(top, -1)
+        at[codes] = np.arange(len(keys))
+        return keys[at[at >= 0]], (np.cumsum(at >= 0) - 1)[codes]
+    _, first, which = np.unique(codes, return_index=True, return_inverse=True)
     return keys[first], which
 
 # %% ../nbs/04_task.ipynb #18e2c6ef
@@ -460,12 +465,13 @@ def _cells_of(self:Task, df, got, chosen, chance):
 def _weave_lines(self:Task, df, split, got, chosen, columns, at, blank):
     "The lines of JSON of the rows `at`."
     code = ((chosen.template * len(got.forms) + got.which) * 2 + blank)[at]
-    used = np.flatnonzero(np.bincount(code))
+    place = np.bincount(code) > 0
+    used, which = np.flatnonzero(place), (np.cumsum(place) - 1)[code]
     forms = [_line_form(type(self), split, c // 2 // len(got.forms), *got.forms[c // 2 % len(got.forms)][:2], c % 2) for c in used.tolist()]
     named = {o for form in forms for o in form[1::2]} - {"_row"}
     texts = {o: _escaped(columns[o], at) for o in sorted(named)}
     rows = Texts(pa.array(df["_row"].to_numpy()[at]).cast(pa.large_string()), np.arange(len(at)))
-    return weave(forms, np.searchsorted(used, code), texts | {"_row": rows})
+    return weave(forms, which, texts | {"_row": rows})
 
 # %% ../nbs/04_task.ipynb #6a9daeaf
 def _merged(a, b):
