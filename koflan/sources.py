@@ -370,7 +370,7 @@ def _tidied(df, texts):
     untidy = [o for o in df.select(untidy_expr(pl.col(o)).fill_null(False) for o in texts if o not in repeated) if o.any()]
     if not untidy: return new
     at = np.flatnonzero(np.logical_or.reduce([o.to_numpy() for o in untidy]))
-    return new + [df[o.name].scatter(at, o) for o in tidy(df[[o.name for o in untidy]][at])]
+    return new + [df[o.name].scatter(at, o) for o in tidy(pl.DataFrame([df[o.name][at] for o in untidy]))]
 
 # %% ../nbs/03_sources.ipynb #58274cb9
 @patch
