@@ -148,9 +148,9 @@ def _as_text(col):
     col = col if col.dtype == pl.String else col.cast(pl.String)
     return col.fill_null("") if col.null_count() else col
 
-# %% ../nbs/02_prompts.ipynb #0c3660b0
+# %% ../nbs/02_prompts.ipynb #d3431f8f
 def columns_of(
-    df, # rows: a table, or name -> column
+    df:pl.DataFrame, # rows
     templates, # some `Template`s
     which:np.ndarray, # the template of each row
 ) -> dict: # name -> texts

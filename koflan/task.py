@@ -131,9 +131,8 @@ def reasons(self:Task) -> dict: # reason -> expression
 def _split_off(df, why):
     "Rows to keep and counts of the others; `why` is a str column, null where the row stays."
     if why.null_count() == len(why): return df, {}
-    why = why.to_numpy()
-    stays = np.array([o is None for o in why], dtype=bool)
-    return df[np.flatnonzero(stays)], dict(sorted(Counter(why[~stays]).items()))
+    why = why.to_arrow()
+    return df[np.flatnonzero(why.is_null())], dict(sorted(Counter(why.drop_null().to_pylist()).items()))
 
 def _where(broken, reason): return broken.to_frame("o").select(pl.when("o").then(pl.lit(reason))).to_series()
 
@@ -453,7 +452,8 @@ def _cells_of(self:Task, df, got, chosen, chance):
     asked = _shows_options(templates)[chosen.template] | _shows_options(inputs)[chosen.ask]
     if asked.any():
         at = np.flatnonzero(asked)
-        df = df.to_dict() | {"options": self._options_of(got, at, chance.bits(df["_row"].to_numpy()[at], "options"))}
+        options = self._options_of(got, at, chance.bits(df["_row"].to_numpy()[at], "options")).alias("options")
+        df = df.with_columns(options) if "options" in df.columns else df.hstack([options])
     said = columns_of(df, templates, chosen.template)
     cols = said | columns_of(df, inputs, chosen.ask)
     doubtful = np.zeros(len(got.which), dtype=bool) if got.doubtful is None else got.doubtful
