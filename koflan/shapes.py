@@ -10,6 +10,8 @@ from functools import lru_cache
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 from fastcore.basics import patch
 
 from .chance import Chance, mix
@@ -199,6 +201,12 @@ class Ring:
         self.rows = lent["_row"].to_numpy()[self.order]
         self.sorted = np.argsort(self.rows)
 
+    def places(self,
+        rows:np.ndarray, # row numbers
+    ) -> np.ndarray: # positions in `lent`
+        "Where the rows themselves stand."
+        return self.order[self.sorted[np.searchsorted(self.rows, rows, sorter=self.sorted)]]
+
     def after(self,
         rows:np.ndarray, # row numbers
         window:int, # how many of the next rows
@@ -318,6 +326,7 @@ def right(self:BorrowTask): return pl.concat_list(self.reply)
 def wrong(self:BorrowTask, df, ring):
     q, code = ring.lent["q"].to_numpy(), ring.lent["code"].to_numpy()
     other, keep = ring.after(df["_row"].to_numpy(), self.window)
-    asked = df.select(normal_form_expr(pl.col(self.asked)).hash()).to_series().to_numpy()
-    keep &= (ring.lent["text"].str.strip_chars() != "").fill_null(False).to_numpy()[other] & ~np.isin(_pair(asked[:, None], code[other]), _pair(q, code))
+    asked, there = q[ring.places(df["_row"].to_numpy())], (ring.lent["text"].str.strip_chars() != "").fill_null(False).to_numpy()
+    given = pc.is_in(pa.array(_pair(asked[:, None], code[other]).ravel()), value_set=pa.array(_pair(q, code)))
+    keep &= there[other] & ~given.to_numpy(zero_copy_only=False).reshape(other.shape)
     return _chosen(ring, other, keep, self.most)

@@ -422,6 +422,7 @@ class Frames:
         self.rows = sum(part.rows for _, part in parts)
         self.size = sum(part.size for _, part in parts) # bytes, as the source tells them
         self.chunk = max(1000, self.rows * CHUNK // (1 + self.size))
+        self.whole = None # the only piece, where it has been read already
         self.keep = source._kept_of(self)
 
     def pieces(self,
@@ -430,7 +431,8 @@ class Frames:
         step:int|None=None, # rows at once, or a few more; `chunk` by default
     ) -> Iterator: # of frames: `fields` and `_row`, less the rows that are held out for another split
         "The split piece by piece, checked and tidied."
-        return map(self._mine, self._checked(start, self.rows if stop is None else min(stop, self.rows), step or self.chunk))
+        stop, step = self.rows if stop is None else min(stop, self.rows), step or self.chunk
+        return map(self._mine, self.whole if self.whole and (start, stop) == (0, self.rows) and step >= self.rows else self._checked(start, stop, step))
 
     def _mine(self, df): return df if self.keep is None else df.filter(pl.Series(self.keep[df["_row"].to_numpy()]))
 
@@ -470,7 +472,9 @@ CARVED = .1 # share of the rows held out as test
 def _kept_of(self:HubSource, frames):
     "For a source without a test split, which rows belong to this one; None where all do."
     if not self.carve or self.splits["train"] != self.splits[frames.split]: return None
-    texts = (df[self.carve].hash().to_numpy() for df in frames._checked(0, frames.rows, frames.chunk))
+    pieces = frames._checked(0, frames.rows, frames.chunk)
+    if frames.rows <= frames.chunk: pieces = frames.whole = list(pieces)
+    texts = (df[self.carve].hash().to_numpy() for df in pieces)
     _, first, which = np.unique(np.concatenate([np.empty(0, np.uint64), *texts]), return_index=True, return_inverse=True)
     held = mix(first[which].astype(np.uint64) ^ np.uint64(key("carve", self.repo))) < np.uint64(int(CARVED * 2**64))
     return held if frames.split == "test" else ~held
