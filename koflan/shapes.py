@@ -256,7 +256,7 @@ class LendingTask(Task):
         texts = df.select(self.right().list.first().alias("right"), *(o.alias(f"wrong{i}") for i, o in enumerate(wrong)))
         has = np.column_stack([o.to_arrow().is_valid() for o in wrong])
         forms = [((Cell("right"),), tuple(Cell(f"wrong{i}") for i in range(n)), None) for n in range(len(wrong) + 1)]
-        doubtful = texts.select(pl.any_horizontal(pl.all().str.strip_chars() == "", pl.col("right").is_null()).fill_null(False)).to_series().to_numpy()
+        doubtful = texts.select(pl.any_horizontal(pl.all() == "", pl.col("right").is_null()).fill_null(False)).to_series().to_numpy() # all are tidied
         return Answers(has.sum(axis=1), forms, texts.fill_null("").to_dict(), doubtful)
 
 # %% ../nbs/05_shapes.ipynb #5eeaa094
@@ -272,7 +272,8 @@ class SpanTask(LendingTask):
 
     def lends(self, df):
         first = tidy_expr(self.found.list.first())
-        return df.select("_row", group=pl.col(self.context).hash(), text=first, c=normal_form_expr(first)).with_columns(code=pl.col("c").hash())
+        keys = self.found.list.eval(normal_form_expr(tidy_expr(pl.element())))
+        return df.select("_row", group=pl.col(self.context).hash(), text=first, keys=keys).with_columns(c=pl.col("keys").list.first()).with_columns(code=pl.col("c").hash())
 
 # %% ../nbs/05_shapes.ipynb #14874226
 def _clash(c, keys):
@@ -293,11 +294,11 @@ def right(self:SpanTask): return self.found.list.head(1).list.eval(tidy_expr(pl.
 # %% ../nbs/05_shapes.ipynb #a45c3114
 @patch
 def wrong(self:SpanTask, df, ring):
-    keys = df.select(self.found.list.eval(normal_form_expr(tidy_expr(pl.element())))).to_series()
-    other, keep = ring.after(df["_row"].to_numpy(), self.window)
+    rows = df["_row"].to_numpy()
+    other, keep = ring.after(rows, self.window)
     keep &= ring.lent["c"].is_not_null().to_numpy()[other]
     at, step = np.nonzero(keep)
-    clash = _clash(ring.lent["c"].gather(other[at, step]), keys.gather(at))
+    clash = _clash(ring.lent["c"][other[at, step]], ring.lent["keys"][ring.places(rows)[at]])
     keep[at[clash], step[clash]] = False
     return _chosen(ring, other, keep, self.most)
 
