@@ -7,7 +7,7 @@ Both sides start from the parquet files of the mirror and end with a closed JSON
   nothing is checked, normalised or hashed. `load` is its share for opening the parquet files with nothing in the cache.
 - koflan: `koflan.shards.build_file`, that is reading, tidying, all checks, writing, sha256 and the entry for the manifest.
 
-Each side of each task is a fresh process that has imported everything before its clock starts. The two take turns, the best of 3 counts.
+Each side of each task is a fresh process that has imported everything before its clock starts. The two take turns, the best of 5 counts.
 `ratio` compares both from parquet to JSONL; `loop` leaves the reference's loading out (koflan's stays in). Peaks are VmHWM in MiB.
 `--repeat N` copies every parquet file N times: a build bounded by its chunks keeps its peak.
 """
@@ -35,7 +35,7 @@ from koflan.sources import SPLITS, find_mirror
 from koflan.task import find_tasks
 
 FAMILIES = dict(label=LabelTask, multilabel=MultiLabelTask, choice=ChoiceTask, span=SpanTask, borrow=BorrowTask)
-ROUNDS = 3
+ROUNDS = 5
 
 DERIVED = dict( # what the columns that a source derives are, row by row
     klue_sts=lambda row: dict(label=row["labels"]["binary-label"]),

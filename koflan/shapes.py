@@ -10,6 +10,8 @@ from functools import lru_cache
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 from fastcore.basics import patch
 
 from .chance import Chance, mix
@@ -77,7 +79,7 @@ class MultiLabelTask(Task):
         df:pl.DataFrame, # source rows
     ) -> np.ndarray: # bool, (rows, labels)
         "Which labels every row has."
-        if self.flags: on = self._flags(df).fill_null(False).to_numpy()
+        if self.flags: on = self._flags(df)
         else:
             on = np.zeros((len(df), len(self.source.names_of(self.label))), dtype=bool)
             long = df.select(at=pl.int_range(pl.len()), n=pl.col(self.label)).explode("n").drop_nulls()
@@ -87,13 +89,14 @@ class MultiLabelTask(Task):
 # %% ../nbs/05_shapes.ipynb #1db63d30
 @patch
 def _flags(self:MultiLabelTask, df):
-    "The flag columns as booleans; `KoflanError` when one holds anything but 0 and 1."
-    for o in self.flags:
-        kind = df.schema[o]
-        if not (kind.is_numeric() or kind in (pl.Boolean, pl.Null)): raise KoflanError(f"{self.name}: {o!r} is {kind}, not 0 or 1")
-        off = df.filter((pl.col(o) != 0) & (pl.col(o) != 1)) if kind.is_numeric() else df[:0]
-        if len(off): raise KoflanError(f"{self.name}: {o!r} is {off[o][0]} in row {off['_row'][0]}, not 0 or 1")
-    return df.select(pl.col(o).cast(pl.Float64) == 1 for o in self.flags)
+    "The flag columns as booleans, null as false; `KoflanError` when one holds anything but 0 and 1."
+    out = np.zeros((len(df), len(self.flags)))
+    for i, col in enumerate(df[o] for o in self.flags):
+        if not (col.dtype.is_numeric() or col.dtype in (pl.Boolean, pl.Null)): raise KoflanError(f"{self.name}: {col.name!r} is {col.dtype}, not 0 or 1")
+        col = col.cast(pl.Float64)
+        out[:, i] = col.fill_null(0) if col.null_count() else col
+    if len(off := np.argwhere((out != 0) & (out != 1))): raise KoflanError(f"{self.name}: {(o := self.flags[off[0, 1]])!r} is {df[o][int(off[0, 0])]} in row {df['_row'][int(off[0, 0])]}, not 0 or 1")
+    return out == 1
 
 # %% ../nbs/05_shapes.ipynb #59ecb44b
 def _answer_lists(prompts, names, keys):
@@ -158,22 +161,31 @@ def answers(self:ChoiceTask, df, chance):
 @patch
 def _choice_columns(self:ChoiceTask, df):
     "The choices as columns, and how many each row has."
-    if not isinstance(self.choices, str): return df.select(pl.col(o).cast(pl.String) for o in self.choices), np.full(len(df), len(self.choices))
+    if not isinstance(self.choices, str): return pl.DataFrame([df[o].cast(pl.String) for o in self.choices]), np.full(len(df), len(self.choices))
     n = df[self.choices].list.len().fill_null(0).to_numpy().astype(np.int64)
     return df.select(pl.col(self.choices).list.get(i, null_on_oob=True).cast(pl.String).alias(str(i)) for i in range(n.max(initial=1))), n
 
-# %% ../nbs/05_shapes.ipynb #89d8130a
+# %% ../nbs/05_shapes.ipynb #06a02b5d
+@lru_cache(maxsize=256)
+def _choice_forms(names):
+    "The forms of (choices, right one), and the number of the first form with 0, 1, 2... choices."
+    forms = [((Cell(names[g]),), tuple(Cell(o) for o in names[:k] if o != names[g]), None) for k in range(len(names) + 1) for g in range(max(k, 1))]
+    return forms, np.cumsum([0, 1, *range(1, len(names))])
+
+@lru_cache(maxsize=256)
+def _poor_choices(names):
+    "Is a choice empty, or the same as another? (texts from a source have no white space at their ends)"
+    same = [pl.col(a) == pl.col(b) for i, a in enumerate(names) for b in names[:i]]
+    blank = [(pl.col(o).fill_null("") == "") & (pl.col("_n") > i) for i, o in enumerate(names)]
+    return pl.any_horizontal(*same, *blank).fill_null(False)
+
 @patch
 def answer_forms(self:ChoiceTask, df, chosen, lent):
     cols, n = self._choice_columns(df)
-    gold = (self._gold(df) - self.gold_from).to_numpy()
-    names, off = cols.columns, (gold < 0) | (gold >= n)
-    same = [pl.col(a) == pl.col(b) for i, a in enumerate(names) for b in names[:i]]
-    blank = [(pl.col(o).is_null() | (pl.col(o).str.strip_chars() == "")) & pl.lit(pl.Series(n > i)) for i, o in enumerate(names)]
-    bad = cols.select(pl.any_horizontal(*same, *blank).fill_null(False)).to_series().to_numpy() | off
-    forms = [((Cell(names[g]),), tuple(Cell(o) for o in names[:k] if o != names[g]), None) for k in range(len(names) + 1) for g in range(max(k, 1))]
-    first = np.cumsum([0, 1, *range(1, len(names))]) # of the forms with 0, 1, 2... choices
-    return Answers(first[n] + np.where(off, 0, gold), forms, cols.fill_null("").to_dict(), bad)
+    gold, names = (self._gold(df) - self.gold_from).to_numpy(), tuple(cols.columns)
+    off, (forms, first) = (gold < 0) | (gold >= n), _choice_forms(names)
+    bad = cols.hstack([pl.Series("_n", n)]).select(_poor_choices(names)).to_series().to_numpy() | off
+    return Answers(first[n] + np.where(off, 0, gold), forms, {o.name: o.fill_null("") if o.null_count() else o for o in cols}, bad)
 
 # %% ../nbs/05_shapes.ipynb #c8654b23
 class Ring:
@@ -189,13 +201,19 @@ class Ring:
         self.rows = lent["_row"].to_numpy()[self.order]
         self.sorted = np.argsort(self.rows)
 
+    def places(self,
+        rows:np.ndarray, # row numbers
+    ) -> np.ndarray: # positions in `lent`
+        "Where the rows themselves stand."
+        return self.order[self.sorted[np.searchsorted(self.rows, rows, sorter=self.sorted)]]
+
     def after(self,
         rows:np.ndarray, # row numbers
         window:int, # how many of the next rows
-    ) -> tuple[np.ndarray, np.ndarray]: # positions in `lent` and whether there is such a row, (rows, window)
+    ) -> tuple[np.ndarray, np.ndarray]: # positions in `lent` and whether there is such a row, (rows, window or as many as any row has)
         "The next rows in the circle of each row."
         at = self.sorted[np.searchsorted(self.rows, rows, sorter=self.sorted)]
-        start, size, step = self.start[at, None], self.size[at, None], np.arange(1, window + 1)
+        start, size, step = self.start[at, None], self.size[at, None], np.arange(1, min(window + 1, self.size.max(initial=2)))
         return self.order[start + (at[:, None] - start + step) % size], step < size
 
 # %% ../nbs/05_shapes.ipynb #8c4bb4e2
@@ -212,7 +230,7 @@ def _chosen(ring, other, keep, most):
     place, nth = np.full((len(keep), most), len(ring.lent)), (np.cumsum(keep, axis=1) - 1)[at, step]
     place[at, nth] = other[at, step]
     texts = pl.concat([ring.lent["text"], pl.Series([None], dtype=pl.String)])
-    return [texts.gather(place[:, i]).alias(str(i)) for i in range(most)]
+    return [texts[place[:, i]].alias(str(i)) for i in range(most)]
 
 # %% ../nbs/05_shapes.ipynb #d6ea195a
 class LendingTask(Task):
@@ -236,9 +254,9 @@ class LendingTask(Task):
     def answer_forms(self, df, chosen, lent):
         wrong = self.wrong(df, lent)
         texts = df.select(self.right().list.first().alias("right"), *(o.alias(f"wrong{i}") for i, o in enumerate(wrong)))
-        has = np.column_stack([o.is_not_null().to_numpy() for o in wrong])
+        has = np.column_stack([o.to_arrow().is_valid() for o in wrong])
         forms = [((Cell("right"),), tuple(Cell(f"wrong{i}") for i in range(n)), None) for n in range(len(wrong) + 1)]
-        doubtful = texts.select(pl.any_horizontal(pl.all().str.strip_chars() == "", pl.col("right").is_null()).fill_null(False)).to_series().to_numpy()
+        doubtful = texts.select(pl.any_horizontal(pl.all() == "", pl.col("right").is_null()).fill_null(False)).to_series().to_numpy() # all are tidied
         return Answers(has.sum(axis=1), forms, texts.fill_null("").to_dict(), doubtful)
 
 # %% ../nbs/05_shapes.ipynb #5eeaa094
@@ -254,14 +272,17 @@ class SpanTask(LendingTask):
 
     def lends(self, df):
         first = tidy_expr(self.found.list.first())
-        return df.select("_row", group=pl.col(self.context).hash(), text=first, c=normal_form_expr(first)).with_columns(code=pl.col("c").hash())
+        keys = self.found.list.eval(normal_form_expr(tidy_expr(pl.element())))
+        return df.select("_row", group=pl.col(self.context).hash(), text=first, keys=keys).with_columns(c=pl.col("keys").list.first()).with_columns(code=pl.col("c").hash())
 
 # %% ../nbs/05_shapes.ipynb #14874226
 def _clash(c, keys):
     "Does a text contain, or is it contained in, one of a list of texts? bool, as long as `c`."
     n = keys.list.len().to_numpy()
     both = pl.DataFrame(dict(c=c, k=keys)).filter(pl.col("k").list.len() > 0).explode("k")
-    hit = both.select((pl.col("c").str.contains(pl.col("k"), literal=True) | pl.col("k").str.contains(pl.col("c"), literal=True)).fill_null(False)).to_series().to_numpy()
+    swap = pl.col("c").str.len_bytes() < pl.col("k").str.len_bytes() # only the longer one can contain the other
+    long, short = (pl.when(swap).then(pl.col(a)).otherwise(pl.col(b)) for a, b in ("kc", "ck"))
+    hit = both.select(long.str.contains(short, literal=True).fill_null(False)).to_series().to_numpy()
     out = np.zeros(len(c), dtype=bool)
     out[np.repeat(np.arange(len(c)), n)[hit]] = True
     return out
@@ -273,11 +294,11 @@ def right(self:SpanTask): return self.found.list.head(1).list.eval(tidy_expr(pl.
 # %% ../nbs/05_shapes.ipynb #a45c3114
 @patch
 def wrong(self:SpanTask, df, ring):
-    keys = df.select(self.found.list.eval(normal_form_expr(tidy_expr(pl.element())))).to_series()
-    other, keep = ring.after(df["_row"].to_numpy(), self.window)
+    rows = df["_row"].to_numpy()
+    other, keep = ring.after(rows, self.window)
     keep &= ring.lent["c"].is_not_null().to_numpy()[other]
     at, step = np.nonzero(keep)
-    clash = _clash(ring.lent["c"].gather(other[at, step]), keys.gather(at))
+    clash = _clash(ring.lent["c"][other[at, step]], ring.lent["keys"][ring.places(rows)[at]])
     keep[at[clash], step[clash]] = False
     return _chosen(ring, other, keep, self.most)
 
@@ -306,6 +327,7 @@ def right(self:BorrowTask): return pl.concat_list(self.reply)
 def wrong(self:BorrowTask, df, ring):
     q, code = ring.lent["q"].to_numpy(), ring.lent["code"].to_numpy()
     other, keep = ring.after(df["_row"].to_numpy(), self.window)
-    asked = df.select(normal_form_expr(pl.col(self.asked)).hash()).to_series().to_numpy()
-    keep &= (ring.lent["text"].str.strip_chars() != "").fill_null(False).to_numpy()[other] & ~np.isin(_pair(asked[:, None], code[other]), _pair(q, code))
+    asked, there = q[ring.places(df["_row"].to_numpy())], (ring.lent["text"].str.strip_chars() != "").fill_null(False).to_numpy()
+    given = pc.is_in(pa.array(_pair(asked[:, None], code[other]).ravel()), value_set=pa.array(_pair(q, code)))
+    keep &= there[other] & ~given.to_numpy(zero_copy_only=False).reshape(other.shape)
     return _chosen(ring, other, keep, self.most)

@@ -6,9 +6,10 @@
 __all__ = ['FORMATS', 'ROWS', 'SINKS', 'source_files', 'recipe', 'digest', 'Job', 'Lines', 'RowGroups', 'write_part',
            'entries_of', 'build_job', 'build_file', 'open_job', 'build_part', 'join', 'Survey', 'read_survey', 'survey']
 
-# %% ../nbs/28_shards.ipynb #86ac3bce
+# %% ../nbs/28_shards.ipynb #92ad6781
 import io
 import json
+import os
 import sys
 import zlib
 from functools import lru_cache
@@ -23,16 +24,16 @@ import pyarrow.parquet as pq
 
 import koflan
 from .schema import SCHEMA
-from .sources import SAMPLES, _in_card, find_mirror
+from .sources import _in_card
 from .store import Store, file_sha
-from .task import ahead, tally
+from .task import tally
 
 # %% ../nbs/28_shards.ipynb #7e71185b
 @lru_cache(1 << 16)
 def _sha_once(path, size, time): return file_sha(path)
 
 def _sha_of(path):
-    at = Path(path).stat()
+    at = os.stat(path)
     return _sha_once(str(path), at.st_size, at.st_mtime_ns)
 
 # %% ../nbs/28_shards.ipynb #864d5dca
@@ -42,9 +43,8 @@ def source_files(
     mirror:str|None=None, # where sources are read from
 ) -> list: # paths below the repository's folder; none for the Hub
     "The local files that a split is read from: those that the card names, or all of the repository where it names none."
-    where, out = source.place(mirror), []
+    (where, folder), out = source.folder(mirror), []
     if where == "hub": return out
-    folder = (SAMPLES if where == "samples" else find_mirror(mirror))/source.repo
     for config, name in source.parts(split):
         if where == "samples": out += filter(Path.is_file, [folder/f"{config or 'default'}.jsonl"])
         elif held := _in_card(folder, config): out += map(Path, held.get(name, ()))
@@ -54,15 +54,15 @@ def source_files(
 # %% ../nbs/28_shards.ipynb #ab4d9cba
 def _stamp(source, split, mirror):
     "A digest of the names and contents of the files of a local source."
-    folder = (SAMPLES if source.place(mirror) == "samples" else find_mirror(mirror) or Path())/source.repo
+    folder = source.folder(mirror)[1]
     held = [(o.as_posix(), _sha_of(folder/o)) for o in source_files(source, split, mirror)]
     return sha256(json.dumps(held).encode()).hexdigest()[:16]
 
 def _code(cls, options):
     "A digest of the code that makes the records of a task."
     mods = ("chance", "korean", "prompts", "schema", "shapes", "sources", "task", *(["mixing"] if options.keys() & {"dedup", "mixing"} else []))
-    path = getattr(sys.modules.get(cls.__module__), "__file__", None)
-    files = [*(Path(koflan.__file__).parent/f"{o}.py" for o in mods), *([path] if path else [])]
+    here, path = os.path.dirname(koflan.__file__), getattr(sys.modules.get(cls.__module__), "__file__", None)
+    files = [*(f"{here}/{o}.py" for o in mods), *([path] if path else [])]
     return sha256("".join(map(_sha_of, files)).encode()).hexdigest()[:16]
 
 # %% ../nbs/28_shards.ipynb #ebc4c418
@@ -174,7 +174,7 @@ def write_part(
     rows, kept, dropped = 0, 0, []
     with Store(job.out).writing(name) as f:
         sink = SINKS[job.format](f)
-        for o in ahead(map(sink.made, _stream(job, start, stop, only=only))):
+        for o in _stream(job, start, stop, only=only, ready=sink.made):
             rows, kept = rows + o.rows, kept + len(o.numbers)
             dropped.append(o.dropped)
             sink.add(o)

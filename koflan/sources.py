@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from glob import glob
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,13 +23,15 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import yaml
 from fastcore.basics import patch
 from pyarrow import ArrowException
-from pyarrow.parquet import ParquetFile, read_metadata
+from pyarrow.parquet import ParquetFile
 
 from .chance import key, mix
-from .korean import PLAIN, WHITE, tidy_expr
+from .korean import tidy_expr, untidy_expr
+from .prompts import runs
 from .schema import KoflanError, unknown
 
 # %% ../nbs/03_sources.ipynb #b2a5d791
@@ -158,15 +161,16 @@ def _configs(text): return yaml.load(_CONFIGS.match(text)[1], getattr(yaml, "CSa
 # %% ../nbs/03_sources.ipynb #ce8ce15b
 def _in_card(path, config):
     "Split -> parquet files of a configuration, where the card lists them in the plain way of `push_to_hub`; else None."
-    if not (path/"README.md").is_file() or (path/".huggingface.yaml").exists(): return None
+    card = f"{path}/README.md"
+    if not os.path.isfile(card) or os.path.exists(f"{path}/.huggingface.yaml"): return None
     try:
-        entries = _configs((path/"README.md").read_text(encoding="utf-8"))
+        with open(card, encoding="utf-8") as f: entries = _configs(f.read())
         entry, = (o for o in entries if o["config_name"] == (config or "default"))
         listed = {o["split"]: o["path"] for o in entry["data_files"]}
     except (yaml.YAMLError, KeyError, TypeError, ValueError): return None # another way of saying it
     if set(entry) != {"config_name", "data_files"} or (not config and any("default" in o for o in entries)): return None
     if not all(isinstance(o, str) and _PLAIN.fullmatch(o) for o in listed.values()): return None
-    held = {split: sorted(map(str, path.glob(o))) for split, o in listed.items()}
+    held = {split: sorted(f"{path}/{file}" for file in glob(o, root_dir=path)) for split, o in listed.items()}
     return held if all(files and all(o.endswith(".parquet") for o in files) for files in held.values()) else None
 
 # %% ../nbs/03_sources.ipynb #66f4abf4
@@ -183,40 +187,56 @@ def _groups(head, at, start, stop):
     groups = np.flatnonzero((ends[:-1] < stop) & (ends[1:] > start)).tolist()
     return groups, int(ends[groups[0]]) if groups else at
 
-# %% ../nbs/03_sources.ipynb #444f76ba
+# %% ../nbs/03_sources.ipynb #2cc89794
+def _all_utf8(data, starts):
+    "Are texts that lie one after the other in `data` all UTF-8?"
+    whole = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, pa.py_buffer(np.array([0, len(data)])), pa.py_buffer(data)])
+    try: pl.Series(whole).cast(pl.String)
+    except pl.exceptions.PolarsError: return False
+    return not ((data[starts[starts < len(data)]] & 0xC0) == 0x80).any()
+
+def _validate(column):
+    "Raise `ArrowException` for a column that is not what it says."
+    if column.type == pa.string() and column.nbytes > 1 << 18:
+        _, offsets, data = column.buffers()
+        starts = np.frombuffer(offsets, np.int32)[column.offset:][:len(column) + 1]
+        if (np.diff(starts) >= 0).all() and starts[0] >= 0 and _all_utf8(np.frombuffer(data or b"", np.uint8)[:starts[-1]], starts): return column.validate()
+    column.validate(full=True)
+
+# %% ../nbs/03_sources.ipynb #9c9ad005
 def _batches(paths, heads, named, columns, start, stop, step):
     "Arrow batches of the rows from `start` to `stop`; row groups that lie outside are left unread."
     at = 0
     for path, head, name in zip(paths, heads, named):
         groups, first = _groups(head, at, start, stop)
         with _readable(name):
-            for batch in ParquetFile(path, metadata=head).iter_batches(step, row_groups=groups, columns=columns) if groups else ():
+            for batch in ParquetFile(pa.OSFile(path), metadata=head).iter_batches(step, row_groups=groups, columns=columns, use_threads=False) if groups else ():
                 low, high = max(start - first, 0), min(stop - first, len(batch))
                 if low < high:
-                    batch.validate(full=True)
+                    for column in batch.columns: _validate(column)
                     yield batch.slice(low, high - low)
                 first += len(batch)
         at += head.num_rows
 
-# %% ../nbs/03_sources.ipynb #b66c5a02
+# %% ../nbs/03_sources.ipynb #20313ef1
 def _frames_of(batches, step):
     "Batches put together to frames of `step` rows or a little more; none is held on to."
     held, join = [], lambda: pl.concat([held.pop(0) for _ in range(len(held))], how="vertical_relaxed")
     for batch in batches:
-        held.append(pl.from_arrow(batch))
+        held.append(pl.DataFrame(batch))
         if sum(map(len, held)) >= step: yield join()
     if held: yield join()
 
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, ArrowException, OSError, ValueError) # what broken files are met with
 
-# %% ../nbs/03_sources.ipynb #97dceca2
+# %% ../nbs/03_sources.ipynb #786daa00
 @contextmanager
 def _readable(what):
     "Name the file that cannot be read."
     try: yield
     except UNREADABLE as e: raise SourceError(f"{what} is not readable ({(str(e) or type(e).__name__).splitlines()[0]})") from e
 
-# %% ../nbs/03_sources.ipynb #2faa9e7a
+# %% ../nbs/03_sources.ipynb #5919d745
 def _differing(columns, head, first):
     "What keeps a file from being read together with the first one."
     there = head.schema.to_arrow_schema().names
@@ -227,23 +247,23 @@ def _differing(columns, head, first):
     other = next((o for o in columns if not alike(ours[o], theirs[o])), None)
     if other: return f"{other!r} is {ours[other]}, not {theirs[other]} as in the files before"
 
-# %% ../nbs/03_sources.ipynb #26b1a74b
+# %% ../nbs/03_sources.ipynb #1e8a2c38
 def _empty(head): return pl.from_arrow(head.schema.to_arrow_schema().empty_table())
 
-# %% ../nbs/03_sources.ipynb #299f8af6
+# %% ../nbs/03_sources.ipynb #61d31763
 @patch
 def _open_parquet(self:HubSource, paths, split):
     named = [f"{self.repo}: {split}: {Path(o).name}" for o in paths]
     heads = []
     for path, name in zip(paths, named):
-        with _readable(name): heads.append(read_metadata(path))
+        with _readable(name): heads.append(ParquetFile(pa.OSFile(path)).metadata)
         if wrong := _differing(self.columns, heads[-1], heads[0]): raise SourceError(f"{name}: {wrong}")
     size = sum(o.row_group(i).total_byte_size for o in heads for i in range(o.num_row_groups))
     def pieces(start, stop, step):
         return _frames_of(_batches(paths, heads, named, list(self.columns), start, stop, step), step) if start < stop else [_empty(heads[0])]
     return Part(sum(o.num_rows for o in heads), size, pieces, _label_names(heads[0].metadata))
 
-# %% ../nbs/03_sources.ipynb #bec8a57f
+# %% ../nbs/03_sources.ipynb #6f863777
 @patch
 def _open_folder(self:HubSource, path, config, split):
     held = _in_card(path, config)
@@ -253,7 +273,7 @@ def _open_folder(self:HubSource, path, config, split):
     if builder and not any(o.__name__ == "Parquet" for o in type(builder).__mro__): return _open_other(path, config, split)
     return self._open_parquet(sorted(map(str, held[split])), split)
 
-# %% ../nbs/03_sources.ipynb #c7ff8d90
+# %% ../nbs/03_sources.ipynb #8fb31005
 def _open_other(path, config, split):
     "CSV, JSON and the like; in a cache of its own, since `datasets` knows folders by their names only."
     cache = TemporaryDirectory() # lives as long as the part does
@@ -262,12 +282,12 @@ def _open_other(path, config, split):
     except Exception as e: raise SourceError(f"{path}: {split} is not readable ({str(e.__cause__ or e).splitlines()[0]})") from e
     return _of_dataset(builder.as_dataset(split), cache)
 
-# %% ../nbs/03_sources.ipynb #9c7b6d72
+# %% ../nbs/03_sources.ipynb #a440e601
 def _of_dataset(ds, cache=None):
     arrow = ds.with_format("arrow")
     return _sliced(len(ds), ds.data.nbytes, lambda start, stop, _=cache: pl.from_arrow(arrow[start:stop]), ds.features)
 
-# %% ../nbs/03_sources.ipynb #e0a09df4
+# %% ../nbs/03_sources.ipynb #38753b4b
 CONVERTED = "refs/convert/parquet"
 UNREACHED = [] # repositories that this process failed to reach for want of a connection
 
@@ -277,7 +297,7 @@ def _unreachable(e):
     while e is not None and len(seen) < 9: seen.append(e); e = e.__cause__ or e.__context__
     return any(isinstance(o, ConnectionError) or type(o).__name__ in ("ConnectError", "ConnectTimeout", "OfflineModeIsEnabled") for o in seen)
 
-# %% ../nbs/03_sources.ipynb #05325f8e
+# %% ../nbs/03_sources.ipynb #da760b26
 @patch
 def _open_hub(self:HubSource, config, split):
     import datasets
@@ -294,7 +314,7 @@ def _open_hub(self:HubSource, config, split):
         raise SourceError(f"{self.repo}: not to be had from the Hub ({type(e).__name__}); a mirror folder works offline") from e
     return self._open_converted(config, split)
 
-# %% ../nbs/03_sources.ipynb #4b68851c
+# %% ../nbs/03_sources.ipynb #edc0f3e5
 @patch
 def _open_converted(self:HubSource, config, split):
     from datasets import load_dataset
@@ -302,13 +322,13 @@ def _open_converted(self:HubSource, config, split):
     try: return _of_dataset(load_dataset("parquet", data_files={split: url}, split=split))
     except Exception as e: raise SourceError(f"{self.repo}: its main branch is a loading script and {CONVERTED} is not to be had ({type(e).__name__})") from e
 
-# %% ../nbs/03_sources.ipynb #4d9c723f
+# %% ../nbs/03_sources.ipynb #05d0efaa
 def _number(col, dtype, names):
     "A label expression as 0, 1, 2...; -1 and null mean no label."
     if dtype == pl.String: return col.replace_strict(list(names), range(len(names)), return_dtype=pl.Int64)
     return col.cast(pl.Int64).replace(-1, None)
 
-# %% ../nbs/03_sources.ipynb #52d349e3
+# %% ../nbs/03_sources.ipynb #6ae8c290
 @patch
 def _label(self:HubSource, df, col, names, features, first):
     "Check a label column; its numbers as an expression, None where they are there already."
@@ -321,7 +341,7 @@ def _label(self:HubSource, df, col, names, features, first):
     self._strange(df, col, flat.drop_nulls(), names, first)
     return pl.col(col).list.eval(_number(pl.element(), flat.dtype, names)) if kind == pl.List else _number(pl.col(col), flat.dtype, names)
 
-# %% ../nbs/03_sources.ipynb #9a3ddac6
+# %% ../nbs/03_sources.ipynb #dbea73e4
 @patch
 def _strange(self:HubSource, df, col, flat, names, first):
     known = [*names] if flat.dtype == pl.String else [-1, *range(len(names))]
@@ -330,50 +350,67 @@ def _strange(self:HubSource, df, col, flat, names, first):
     at = df[col].list.contains(min(odd)) if df[col].dtype == pl.List else df[col] == min(odd)
     raise SourceError(f"{self.repo}: label {min(odd)!r} in {col!r} is none of {known} (row {first + at.arg_true()[0]})")
 
-# %% ../nbs/03_sources.ipynb #00d0635e
+# %% ../nbs/03_sources.ipynb #d805c5e1
 @patch
 def _seam(self:HubSource, df, features, first=0, config=None):
     if missing := [o for o in self.columns if o not in df.columns]: raise SourceError(f"{self.repo}: {unknown('column', missing[0], df.columns)}")
-    df = df.select(self.columns)
+    df = df[list(self.columns)]
     if self.derive: df = df.with_columns(**self.derive)
     if named := [o for o, t in df.schema.items() if t in (pl.Categorical, pl.Enum)]: df = df.with_columns(pl.col(named).cast(pl.String))
     labels = [o for o in (self._label(df, col, names, features, first) for col, names in self.names.items()) if o is not None]
-    texts, lists = ([pl.col(o) for o, t in df.schema.items() if t == want and o not in self.names] for want in (pl.String, pl.List(pl.String)))
-    odd = pl.any_horizontal(*(o.str.contains(f"[^{PLAIN}]") for o in texts)).fill_null(False) if texts else pl.lit(False)
-    df = df.with_columns(*labels, odd.alias("_odd"), pl.lit(config or "default").alias("_config"))
-    tidied = [pl.when("_odd").then(tidy_expr(o)).otherwise(o.str.strip_chars(WHITE)) for o in texts]
-    return df.with_columns(*tidied, *(o.list.eval(tidy_expr(pl.element())) for o in lists))
+    texts, lists = ([o for o, t in df.schema.items() if t == want and o not in self.names] for want in (pl.String, pl.List(pl.String)))
+    return df.with_columns(*_tidied(df, texts), *labels, *(pl.col(o).list.eval(tidy_expr(pl.element())) for o in lists), _config=pl.lit(config or "default"))
 
-# %% ../nbs/03_sources.ipynb #ffda978e
+# %% ../nbs/03_sources.ipynb #499eb872
+def _tidied(df, texts):
+    "Columns of texts, tidied, less those that are tidy already."
+    tidy = lambda df: df.select(tidy_expr(pl.all())).get_columns()
+    repeated = {o: r for o in texts if (r := runs(df[o]))}
+    new = [tidy(df[o][first].to_frame())[0][at] for o, (first, at) in repeated.items()]
+    untidy = [o for o in df.select(untidy_expr(pl.col(o)).fill_null(False) for o in texts if o not in repeated) if o.any()]
+    if not untidy: return new
+    at = np.flatnonzero(np.logical_or.reduce([o.to_numpy() for o in untidy]))
+    return new + [df[o.name].scatter(at, o) for o in tidy(pl.DataFrame([df[o.name][at] for o in untidy]))]
+
+# %% ../nbs/03_sources.ipynb #58274cb9
 @patch
 def place(self:HubSource,
     mirror:str|None=None, # as for `find_mirror`
 ) -> str: # "samples", "mirror" or "hub"
     "Where this source is read from."
-    root = find_mirror(mirror)
-    if root == SAMPLES: return "samples"
-    return "mirror" if root and (root/self.repo).is_dir() else "hub"
+    return self.folder(mirror)[0]
 
-# %% ../nbs/03_sources.ipynb #a4fb8346
+@patch
+def folder(self:HubSource,
+    mirror:str|None=None, # as for `find_mirror`
+) -> tuple: # "samples", "mirror" or "hub", and the folder there; None for the Hub
+    "Where this source is read from, and the folder of its repository there."
+    root = find_mirror(mirror)
+    if root is None: return "hub", None
+    at = root/self.repo
+    if root == SAMPLES: return "samples", at
+    return ("mirror", at) if at.is_dir() else ("hub", None)
+
+# %% ../nbs/03_sources.ipynb #03065871
 @patch
 def _open_part(self:HubSource, mirror, config, split):
-    where = self.place(mirror)
+    where, at = self.folder(mirror)
     if where == "samples": return self._open_samples(config, split)
-    return self._open_folder(find_mirror(mirror)/self.repo, config, split) if where == "mirror" else self._open_hub(config, split)
+    return self._open_folder(at, config, split) if where == "mirror" else self._open_hub(config, split)
 
 def _has_sample(repo, config): return (SAMPLES/repo/f"{config or 'default'}.jsonl").is_file()
 
-# %% ../nbs/03_sources.ipynb #9bf8f903
+# %% ../nbs/03_sources.ipynb #eb8fefe5
 @patch
 def _held(self:HubSource, mirror, parts):
     "The parts to read: all of them, or of the samples those that were written."
     if len(parts) == 1 or self.place(mirror) != "samples": return parts
     return [o for o in parts if _has_sample(self.repo, o[0])] or parts[:1]
 
-# %% ../nbs/03_sources.ipynb #9d126dde
+# %% ../nbs/03_sources.ipynb #0d8b56f4
 CHUNK = 4 << 20 # bytes of source rows that are taken at once
 
-# %% ../nbs/03_sources.ipynb #11b08a06
+# %% ../nbs/03_sources.ipynb #8129b12c
 class Frames:
     "A split of a source, read by pieces."
     def __init__(self,
@@ -385,20 +422,21 @@ class Frames:
         self.rows = sum(part.rows for _, part in parts)
         self.size = sum(part.size for _, part in parts) # bytes, as the source tells them
         self.chunk = max(1000, self.rows * CHUNK // (1 + self.size))
+        self.whole = None # the only piece, where it has been read already
         self.keep = source._kept_of(self)
 
     def pieces(self,
         start:int=0, # first row
         stop:int|None=None, # row after the last
         step:int|None=None, # rows at once, or a few more; `chunk` by default
-        odd:bool=False, # with `_odd`: does a text of the row hold anything but `korean.PLAIN`?
     ) -> Iterator: # of frames: `fields` and `_row`, less the rows that are held out for another split
         "The split piece by piece, checked and tidied."
-        return map(lambda df: self._mine(df if odd else df.drop("_odd")), self._checked(start, self.rows if stop is None else min(stop, self.rows), step or self.chunk))
+        stop, step = self.rows if stop is None else min(stop, self.rows), step or self.chunk
+        return map(self._mine, self.whole if self.whole and (start, stop) == (0, self.rows) and step >= self.rows else self._checked(start, stop, step))
 
     def _mine(self, df): return df if self.keep is None else df.filter(pl.Series(self.keep[df["_row"].to_numpy()]))
 
-# %% ../nbs/03_sources.ipynb #ed8f197b
+# %% ../nbs/03_sources.ipynb #cdce1b0d
 @patch
 def _seamed(self:Frames, start, stop, step):
     "Pieces of the parts, checked."
@@ -412,7 +450,7 @@ def _seamed(self:Frames, start, stop, step):
         if low < high or not self.rows: yield from map(seam, part.pieces(low, high, step))
         before += part.rows
 
-# %% ../nbs/03_sources.ipynb #044c20ab
+# %% ../nbs/03_sources.ipynb #240d22dd
 @patch
 def _checked(self:Frames, start, stop, step):
     "The same, small pieces put together and numbered."
@@ -427,19 +465,21 @@ def _checked(self:Frames, start, stop, step):
         if sum(map(len, held)) >= step or not self.rows: yield join()
     if held: yield join()
 
-# %% ../nbs/03_sources.ipynb #b4d8c180
+# %% ../nbs/03_sources.ipynb #9d02f741
 CARVED = .1 # share of the rows held out as test
 
 @patch
 def _kept_of(self:HubSource, frames):
     "For a source without a test split, which rows belong to this one; None where all do."
     if not self.carve or self.splits["train"] != self.splits[frames.split]: return None
-    texts = (df[self.carve].hash().to_numpy() for df in frames._checked(0, frames.rows, frames.chunk))
+    pieces = frames._checked(0, frames.rows, frames.chunk)
+    if frames.rows <= frames.chunk: pieces = frames.whole = list(pieces)
+    texts = (df[self.carve].hash().to_numpy() for df in pieces)
     _, first, which = np.unique(np.concatenate([np.empty(0, np.uint64), *texts]), return_index=True, return_inverse=True)
     held = mix(first[which].astype(np.uint64) ^ np.uint64(key("carve", self.repo))) < np.uint64(int(CARVED * 2**64))
     return held if frames.split == "test" else ~held
 
-# %% ../nbs/03_sources.ipynb #de7d2565
+# %% ../nbs/03_sources.ipynb #f7a713a4
 @patch
 def open(self:HubSource,
     split:str, # koflan's split name
@@ -448,7 +488,7 @@ def open(self:HubSource,
     "Open one split; `SourceError` names what is missing."
     return Frames(self, split, [(config, self._open_part(mirror, config, name)) for config, name in self._held(mirror, self.parts(split))])
 
-# %% ../nbs/03_sources.ipynb #d6608518
+# %% ../nbs/03_sources.ipynb #a61793fe
 @patch
 def read(self:HubSource,
     split:str, # koflan's split name

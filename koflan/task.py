@@ -25,11 +25,13 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 from fastcore.basics import patch
 
 from .chance import Chance, mix, smallest
 from .korean import normal_form_expr
-from .prompts import Cell, columns_of, form_of, template_form, weave
+from .prompts import Cell, Texts, columns_of, form_of, runs, strung, template_form, texts_of, weave
 from .schema import KINDS, RECORD, SCHEMA, KoflanError, faults, unknown
 from .sources import CHUNK
 
@@ -65,10 +67,10 @@ class Built:
     ): self.rows, self.dropped, self.numbers, self.keys, self._records, self._lines, self._text = rows, dropped, numbers, keys, records, lines, None
 
     @property
-    def lines(self) -> pl.Series:
+    def lines(self) -> pa.LargeStringArray:
         "The records as lines of JSON."
         if self._lines: return self._lines()
-        return pl.Series(self._records.write_ndjson().split("\n")[:-1], dtype=pl.String) + "\n"
+        return pa.array([o + "\n" for o in self._records.write_ndjson().split("\n")[:-1]], pa.large_string())
 
     @property
     def records(self) -> pl.DataFrame:
@@ -83,9 +85,9 @@ class Built:
 
     def _joined(self):
         if self._lines is None: return memoryview(self._records.write_ndjson().encode())
-        lines = self.lines.to_arrow()
-        ends = np.frombuffer(lines.buffers()[1], dtype=np.int64)[lines.offset:][:len(lines) + 1]
-        return memoryview(lines.buffers()[2] or b"")[ends[0] if len(ends) else 0:ends[-1] if len(ends) else 0]
+        lines = self.lines
+        ends = np.frombuffer(lines.buffers()[1], dtype=np.int64)[lines.offset:][:len(lines) + 1] if len(lines) else (0,)
+        return memoryview(lines.buffers()[2] or b"")[ends[0]:ends[-1]]
 
     def write(self,
         file, # open for writing bytes
@@ -129,7 +131,8 @@ def reasons(self:Task) -> dict: # reason -> expression
 def _split_off(df, why):
     "Rows to keep and counts of the others; `why` is a str column, null where the row stays."
     if why.null_count() == len(why): return df, {}
-    return df.filter(why.is_null()), dict(sorted(why.drop_nulls().value_counts().iter_rows()))
+    why = why.to_arrow()
+    return df[np.flatnonzero(why.is_null())], dict(sorted(Counter(why.drop_null().to_pylist()).items()))
 
 def _where(broken, reason): return broken.to_frame("o").select(pl.when("o").then(pl.lit(reason))).to_series()
 
@@ -148,16 +151,22 @@ def distinct(
     if np.log2(size).sum() > 62:
         found, which = np.unique(keys, axis=0, return_inverse=True)
         return found, which.ravel()
-    _, first, which = np.unique(keys @ np.cumprod([1, *size[:-1]]), return_index=True, return_inverse=True)
+    codes = keys @ np.cumprod([1, *size[:-1]])
+    if (top := int(np.prod(size))) <= 2 * len(keys): # so few that they can be counted
+        at = np.full(top, -1)
+        at[codes] = np.arange(len(keys))
+        return keys[at[at >= 0]], (np.cumsum(at >= 0) - 1)[codes]
+    _, first, which = np.unique(codes, return_index=True, return_inverse=True)
     return keys[first], which
 
 # %% ../nbs/04_task.ipynb #18e2c6ef
 def _eligible(df, prompts):
     "(asks as a tuple, row positions) for every group of rows that may be asked the same."
     if not any(ask.when for ask in prompts.asks): return [(tuple(range(len(prompts.asks))), np.arange(len(df)))]
-    met = df.select(pl.all_horizontal(pl.lit(True), *(pl.col(k) == v for k, v in ask.when.items())).fill_null(False).alias(str(i))
-                    for i, ask in enumerate(prompts.asks)).to_numpy()
-    patterns, which = distinct(np.broadcast_to(met, (len(df), len(prompts.asks))).astype(np.int64))
+    wanted = dict.fromkeys(o for ask in prompts.asks for o in ask.when.items())
+    is_so = {o: (df[o[0]] == o[1]).to_arrow().fill_null(False).to_numpy(zero_copy_only=False) for o in wanted}
+    met = np.array([np.logical_and.reduce([np.ones(len(df), dtype=bool), *(is_so[o] for o in ask.when.items())]) for ask in prompts.asks])
+    patterns, which = distinct(met.T.astype(np.int64))
     return [(tuple(np.flatnonzero(p)), np.flatnonzero(which == i)) for i, p in enumerate(patterns)]
 
 # %% ../nbs/04_task.ipynb #f527eea6
@@ -175,12 +184,12 @@ def choose(self:Task,
 ) -> Chosen: # an instruction and a wording for each row
     "Choose what to ask."
     rows, template = df["_row"].to_numpy(), np.full(len(df), -1)
-    ask_of = np.array(self.prompts.ask_of)
+    ask_of, wordings = np.array(self.prompts.ask_of), np.array([ask.wordings for ask in self.prompts.asks])
     for asks, at in _eligible(df, self.prompts):
-        fit = np.flatnonzero(np.isin(ask_of, asks))
+        fit = np.array([i for i, ask in enumerate(self.prompts.ask_of) if ask in asks], dtype=np.int64)
         if len(fit): template[at] = fit[chance.pick(rows[at], "template", len(fit))]
-    wordings = np.array([ask.wordings for ask in self.prompts.asks])[ask_of[template]]
-    return Chosen(template, ask_of[template], chance.pick(rows, "wording", wordings))
+    ask = ask_of[template]
+    return Chosen(template, ask, chance.pick(rows, "wording", wordings[ask]))
 
 # %% ../nbs/04_task.ipynb #dd09d14e
 @patch
@@ -209,21 +218,23 @@ def answers(self:Task,
     why = pl.Series("_why", [o if isinstance(o, str) else None for o in got], dtype=pl.String)
     return df.with_columns(lists("positives"), lists("negatives"), why)
 
-# %% ../nbs/04_task.ipynb #17a693ec
+# %% ../nbs/04_task.ipynb #ba539d71
 def mixed(
-    words:pl.Series, # texts
+    words:pa.LargeStringArray, # texts
     which:np.ndarray, # (rows, answers): places in `words`, -1 where a row has fewer answers
     bits:np.ndarray, # uint64, one for each row
     between:str, # what stands between the answers
-) -> pl.Series: # str
+) -> pa.LargeStringArray: # one text for each row
     "The answers of each row, in an order that their hashes give."
-    ranks = np.append(words.rank("dense").to_numpy(), len(words) + 1) # none comes last
+    ranks = np.append(pc.rank(words, tiebreaker="dense").to_numpy(), len(words) + 1) # none comes last
     which = np.take_along_axis(which, np.argsort(ranks[which], axis=1, kind="stable"), axis=1)
     hashes = mix(bits[:, None] + np.arange(which.shape[1], dtype=np.uint64))
     hashes[which < 0] = ~np.uint64(0)
     which = np.take_along_axis(which, np.argsort(hashes, axis=1, kind="stable"), axis=1)
-    texts, which = pl.concat([words, pl.Series([None], dtype=pl.String)]), np.where(which < 0, len(words), which)
-    return pl.select(pl.concat_str([texts[o] for o in which.T], separator=between, ignore_nulls=True)).to_series()
+    at = np.full((len(which), 2 * which.shape[1] - 1), len(words)) # answers and what stands between them, by turns
+    at[:, ::2], at[:, 1::2] = which, np.where(which[:, 1:] < 0, -1, len(words))
+    at[at < 0] = len(words) + 1
+    return strung(pa.concat_arrays([words, pa.array([between, ""], pa.large_string())]), at)
 
 # %% ../nbs/04_task.ipynb #c672defc
 @patch
@@ -235,7 +246,7 @@ def _options(self:Task, df, chance, asked):
     if not len(rows): return df.with_columns(out)
     nth, start = np.arange(n.max()), np.cumsum(n) - n
     which = np.where(nth < n[:, None], start[:, None] + nth, -1)
-    out = out.scatter(rows, mixed(words, which, chance.bits(df["_row"].to_numpy()[rows], "options"), self.between))
+    out = out.scatter(rows, pl.Series(mixed(words.to_arrow(), which, chance.bits(df["_row"].to_numpy()[rows], "options"), self.between)))
     return df.with_columns(out)
 
 # %% ../nbs/04_task.ipynb #682f674d
@@ -260,9 +271,10 @@ def _fill(self:Task, df, chance):
     asked = _shows_options(self.prompts)[which] | _shows_options(inputs)[ask]
     if asked.any(): df = self._options(df, chance, asked)
     cols = columns_of(df, inputs, ask) | columns_of(df, self.prompts.templates, which)
-    text, blank = weave(list(map(template_form, inputs)), ask, cols), self._blank(ask, cols)
+    blank, cols = self._blank(ask, cols), {k: texts_of(o) for k, o in cols.items()}
+    said, text = (pl.Series(weave(list(map(template_form, o)), at, cols), dtype=pl.String) for o, at in ((self.prompts, which), (inputs, ask)))
     if blank.any(): text = text.scatter(np.flatnonzero(blank), "")
-    return df.with_columns(weave(list(map(template_form, self.prompts)), which, cols).alias("instruction"), text.alias("input"))
+    return df.with_columns(said.alias("instruction"), text.alias("input"))
 
 # %% ../nbs/04_task.ipynb #cb418f0f
 @patch
@@ -369,22 +381,24 @@ def _line_form(cls, split, template, right, wrong, blank):
     return form_of(['{"instruction":"', *inside(template_form(cls.prompts.templates[template])), '","input":"', *text, '","positives":', *_listed(right), ',"negatives":', *_listed(wrong),
                     f',"task":"{cls.name}","id":"{cls.name}-{split}-', Cell("_row"), f'","template":{template}}}\n'])
 
-# %% ../nbs/04_task.ipynb #3a80ab72
-_ESCAPED = {**{chr(o): _inside(chr(o)) for o in range(32)}, '"': '\\"', "\\": "\\\\"}
+# %% ../nbs/04_task.ipynb #ebdd5a58
+def _escape(texts):
+    "An array of texts as they stand inside JSON strings: all are looked at as one run of bytes."
+    ends = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset:][:len(texts) + 1]
+    out = memoryview(texts.buffers()[2] or b"")[ends[0]:ends[-1]].tobytes()
+    data, ends = np.frombuffer(out, np.uint8), ends - ends[0]
+    found = [o for o in b'\\"' if bytes([o]) in out] + (np.unique(data[data < 32]).tolist() if data.min(initial=32) < 32 else []) # the backslash first
+    if not found: return texts
+    longer = np.zeros(len(ends), dtype=np.int64)
+    for o in found:
+        out, at = out.replace(bytes([o]), _inside(chr(o)).encode()), np.flatnonzero(data == o)
+        longer += (len(_inside(chr(o))) - 1) * np.searchsorted(at, ends)
+    return pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(ends + longer), pa.py_buffer(out))
 
-def _to_escape(text):
-    "Which of the characters that JSON escapes occur: all texts are looked at as one run of bytes."
-    data = np.frombuffer(text.to_arrow().buffers()[2] or b"", dtype=np.uint8)
-    small = np.unique(data[data < 32]).tolist()
-    return [chr(o) for o in small] + [o for o in '"\\' if (data == ord(o)).any()]
-
-def _escaped(text, odd):
-    "A text as it stands inside a JSON string; `odd` says which rows may need it, None where nobody knows."
-    at = None if odd is None or odd.all() else np.flatnonzero(odd)
-    some = text if at is None else text[at]
-    if not (found := _to_escape(some)): return text
-    some = some.str.replace_many(found, [_ESCAPED[o] for o in found])
-    return some if at is None else text.scatter(at, some)
+def _escaped(text, rows):
+    "Some rows of a column of texts as they stand inside JSON strings."
+    if found := runs(text): return Texts(_escape(text[found[0]].to_arrow()), found[1][rows])
+    return Texts(_escape(text.to_arrow()), rows) if len(text) else texts_of(text)
 
 # %% ../nbs/04_task.ipynb #0a18db26
 @lru_cache(maxsize=1024)
@@ -395,7 +409,7 @@ def _places(forms, names):
     places = np.full((2, len(answers), max(map(len, answers))), -1)
     for i, words in enumerate(answers):
         for j, o in enumerate(words): places[(1, i, j) if isinstance(o, Cell) else (0, i, j)] = names.index(o) if isinstance(o, Cell) else texts[o]
-    return pl.Series(list(texts), dtype=pl.String), places
+    return pa.array(list(texts), pa.large_string()), places
 
 @patch
 def _options_of(self:Task, got, at, bits):
@@ -403,8 +417,8 @@ def _options_of(self:Task, got, at, bits):
     texts, places = _places(tuple(got.forms), tuple(got.columns))
     text, cell = places[:, got.which[at]]
     place = np.where(cell < 0, text, len(texts) + cell * len(at) + np.arange(len(at))[:, None])
-    words = pl.concat([texts, *(o[at] for o in got.columns.values())])
-    return pl.Series([""], dtype=pl.String).new_from_index(0, len(got.which)).scatter(at, mixed(words, place, bits, self.between))
+    words = pa.concat_arrays([texts, *(o[at].to_arrow() for o in got.columns.values())])
+    return pl.Series([""], dtype=pl.String).new_from_index(0, len(got.which)).scatter(at, pl.Series(mixed(words, place, bits, self.between)))
 
 # %% ../nbs/04_task.ipynb #7580890f
 def _form_fault(kind, right, wrong, allow_no_negative):
@@ -438,11 +452,12 @@ def _cells_of(self:Task, df, got, chosen, chance):
     asked = _shows_options(templates)[chosen.template] | _shows_options(inputs)[chosen.ask]
     if asked.any():
         at = np.flatnonzero(asked)
-        df = df.with_columns(self._options_of(got, at, chance.bits(df["_row"].to_numpy()[at], "options")).alias("options"))
+        options = self._options_of(got, at, chance.bits(df["_row"].to_numpy()[at], "options")).alias("options")
+        df = df.with_columns(options) if "options" in df.columns else df.hstack([options])
     said = columns_of(df, templates, chosen.template)
     cols = said | columns_of(df, inputs, chosen.ask)
-    doubtful = np.zeros(len(df), dtype=bool) if got.doubtful is None else got.doubtful
-    if said: doubtful = doubtful | pl.DataFrame(said).select(pl.any_horizontal(pl.all().str.contains("{", literal=True))).to_series().to_numpy()
+    doubtful = np.zeros(len(got.which), dtype=bool) if got.doubtful is None else got.doubtful
+    for o in said.values(): doubtful = doubtful | pc.match_substring(o.to_arrow(), "{").to_numpy(zero_copy_only=False)
     return cols | got.columns, doubtful
 
 # %% ../nbs/04_task.ipynb #1be6e6eb
@@ -450,18 +465,19 @@ def _cells_of(self:Task, df, got, chosen, chance):
 def _weave_lines(self:Task, df, split, got, chosen, columns, at, blank):
     "The lines of JSON of the rows `at`."
     code = ((chosen.template * len(got.forms) + got.which) * 2 + blank)[at]
-    used = np.flatnonzero(np.bincount(code))
+    place = np.bincount(code) > 0
+    used, which = np.flatnonzero(place), (np.cumsum(place) - 1)[code]
     forms = [_line_form(type(self), split, c // 2 // len(got.forms), *got.forms[c // 2 % len(got.forms)][:2], c % 2) for c in used.tolist()]
     named = {o for form in forms for o in form[1::2]} - {"_row"}
-    texts = {o: columns[o] if len(at) == len(columns[o]) else columns[o][at] for o in sorted(named)}
-    texts = {o: _escaped(text, df["_odd"].to_numpy()[at] if df.schema.get(o) == pl.String and "_odd" in df.columns else None) for o, text in texts.items()}
-    return weave(forms, np.searchsorted(used, code), texts | {"_row": pl.Series(df["_row"].to_numpy()[at]).cast(pl.String)})
+    texts = {o: _escaped(columns[o], at) for o in sorted(named)}
+    rows = Texts(pa.array(df["_row"].to_numpy()[at]).cast(pa.large_string()), np.arange(len(at)))
+    return weave(forms, which, texts | {"_row": rows})
 
 # %% ../nbs/04_task.ipynb #6a9daeaf
 def _merged(a, b):
     "Two results for rows of one piece, in row order."
     order = np.argsort(np.concatenate([a.numbers, b.numbers]), kind="stable")
-    lines = lambda: pl.concat([a.lines, b.lines]).gather(order)
+    lines = lambda: pa.concat_arrays([a.lines, b.lines]).take(pa.array(order))
     return Built(a.rows, tally([a.dropped, b.dropped]), np.concatenate([a.numbers, b.numbers])[order], lines=lines)
 
 # %% ../nbs/04_task.ipynb #7122ac3e
@@ -530,6 +546,7 @@ def stream(self:Task,
     start:int=0, # first row
     stop:int|None=None, # row after the last
     chunk:int|None=None, # rows at once; by default about `sources.CHUNK` bytes
+    ready:Callable=lambda built: built, # done to each piece while the one before is used
     **options, # allow_no_input, allow_no_negative, only, keys
 ) -> Iterator[Built]: # in row order
     "Read a split and turn it into records, piece by piece."
@@ -539,13 +556,13 @@ def stream(self:Task,
         if (start, stop) != (0, frames.rows): raise KoflanError(f"{self.name} is made of whole splits: rows {start} to {stop} cannot be had alone")
         step = max(1, frames.rows)
     if not chunk and type(self).lend is not Task.lend and frames.size < 8 * CHUNK: step = max(1, frames.rows) # cheaper than to read it twice
-    pieces = lambda a, b: frames.pieces(a, b, step, odd=True)
+    pieces = lambda a, b: frames.pieces(a, b, step)
     with _fitting(self, split, frames):
         alone = (start, stop) == (0, frames.rows) and step >= frames.rows # a single piece lends to itself
         lent = None if alone else self.lend(pieces(0, frames.rows), split)
-        made = lambda rows: self._short_cut(rows, split, lent=lent, **options) or self.convert(rows, split, lent=lent, **options)
+        made = lambda rows: ready(self._short_cut(rows, split, lent=lent, **options) or self.convert(rows, split, lent=lent, **options))
         read = pieces(start, stop)
-        yield from map(made, ahead(read) if step < stop - start else read) # a map holds on to nothing
+        yield from ahead(map(made, ahead(read))) if step < stop - start else map(made, read) # a map holds on to nothing
 
 # %% ../nbs/04_task.ipynb #2488a5da
 def tally(
