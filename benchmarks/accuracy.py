@@ -32,7 +32,6 @@ def run(scoring, seed, train, test, tokenizer, args, seconds=None):
     clock = getattr(time, CLOCKS[args.clock])
 
     class Stop(TrainerCallback):
-        start = None
         def on_step_end(self, a, state, control, **kwargs): control.should_training_stop |= seconds is not None and clock() - start > seconds
 
     net = tiny_electra(tokenizer, args.hidden, args.layers, max(2, args.hidden//64), seed, scoring)

@@ -41,10 +41,10 @@ def _panel(title, lines, end, low, high, width=460, height=190, left=34, right=1
     for v in (low, (low + high)/2, high): out.append(f'<path d="M{left} {y(v):.1f}H{width - right}" stroke="#8886"/><text x="{left - 5}" y="{y(v) + 4:.1f}" text-anchor="end">{v:.2g}</text>')
     at = -1e9
     for (name, points), color in sorted(zip(lines.items(), COLORS*len(lines)), key=lambda o: -o[0][1][-1][1]):
-        at = max(at + 14, y(points[-1][1]) + 4)
-        out.append(f'<polyline points="{" ".join(f"{x(n):.1f},{y(v):.1f}" for n, v in points)}" fill="none" stroke="{color}" stroke-width="2"/>')
-        out += [f'<circle cx="{x(n):.1f}" cy="{y(v):.1f}" r="2.5" fill="{color}"/>' for n, v in points[-1:]]
-        out.append(f'<text x="{x(end) + 8:.0f}" y="{at:.0f}">{escape(name)} {points[-1][1]:.3f}</text>')
+        n, last = points[-1]
+        at = max(at + 14, y(last) + 4)
+        out.append(f'<polyline points="{" ".join(f"{x(i):.1f},{y(v):.1f}" for i, v in points)}" fill="none" stroke="{color}" stroke-width="2"/>')
+        out.append(f'<circle cx="{x(n):.1f}" cy="{y(last):.1f}" r="2.5" fill="{color}"/><text x="{x(end) + 8:.0f}" y="{at:.0f}">{escape(name)} {last:.3f}</text>')
     told = ", ".join(f"{k} {v[0][1]:.3f} -> {v[-1][1]:.3f}" for k, v in lines.items())
     return f'<svg viewBox="0 0 {width} {height}" style="width:100%;max-width:{width}px;height:auto" role="img" aria-label="{escape(f"{title}: {told}")}" font-size="11" fill="currentColor">{"".join(out)}</svg>'
 

@@ -27,7 +27,9 @@ def wilson(
     mid, half = share + z*z/(2*n), z*(share*(1 - share)/n + z*z/(4*n*n)).sqrt()
     return (mid - half)/(1 + z*z/n), (mid + half)/(1 + z*z/n)
 
-# %% ../nbs/50_evaluate.ipynb #5a9cdd18
+# %% ../nbs/50_evaluate.ipynb #f47746e6
+def _number(v): return "-" if v is None else f"{v:.3f}"
+
 class Results:
     "A table of results: text in a terminal, bars in a notebook."
     def __init__(self,
@@ -40,7 +42,7 @@ class Results:
     def __repr__(self):
         lines = as_text(self.table).splitlines()
         for k in BASELINES:
-            if k in self.table.columns: lines = [f"{o}{x:>10}" for o, x in zip(lines, [k, *("-" if v is None else f"{v:.3f}" for v in self.table[k].to_list())])]
+            if k in self.table.columns: lines = [f"{o}{x:>10}" for o, x in zip(lines, [k, *map(_number, self.table[k].to_list())])]
         return "\n".join(lines)
 
     def write_csv(self,
@@ -54,8 +56,7 @@ class Results:
         bar = lambda r: (f'<div style="position:relative;width:16em;height:1em;background:#8883"><div style="width:{r["top1"]:.1%};height:100%;background:#2a9d5c"></div>'
                          f'<div title="random" style="position:absolute;left:{r["chance"]:.1%};top:-2px;bottom:-2px;border-left:2px solid #c8553d"></div></div>')
         columns = dict(top1="top-1", pairwise="pairwise", chance="random") | {k: k for k in BASELINES if k in self.table.columns}
-        number = lambda v: "-" if v is None else f"{v:.3f}"
-        row = lambda r: f'<tr><td>{escape(r["task"])}</td><td>{r["n"]:,}</td><td>{bar(r)}</td>' + "".join(f"<td>{number(r[k])}</td>" for k in columns) + "</tr>"
+        row = lambda r: f'<tr><td>{escape(r["task"])}</td><td>{r["n"]:,}</td><td>{bar(r)}</td>' + "".join(f"<td>{_number(r[k])}</td>" for k in columns) + "</tr>"
         return ("<table><thead><tr><th>task</th><th>n</th><th>top-1 (붉은 금: 무작위)</th>" + "".join(f"<th>{o}</th>" for o in columns.values()) + "</tr></thead><tbody>"
                 + "".join(map(row, self.table.to_dicts())) + "</tbody></table>")
 
