@@ -10,6 +10,7 @@ __all__ = ['MARKS', 'JOSA', 'WHITE', 'SETTLED', 'final_sound', 'josa', 'tidy', '
 import re
 import unicodedata
 
+import numpy as np
 import polars as pl
 
 # %% ../nbs/01_korean.ipynb #799849a3
@@ -98,9 +99,16 @@ def tidy_expr(
     "The columnar form of `tidy`."
     return pl.when(col.str.contains("[^" + SETTLED + "]")).then(col.str.normalize("NFC")).otherwise(col).str.strip_chars(WHITE)
 
-# %% ../nbs/01_korean.ipynb #d5997ab8
+# %% ../nbs/01_korean.ipynb #bdcc218d
+_COMMON = " .,?!~-'\"()[]:;/\n" # what `normal_form` takes away, where it stands among these and [가-힣0-9a-z] only
+_OTHER = f"[^가-힣0-9a-z{re.escape(_COMMON)}]"
+
+def _normal_forms(texts):
+    out, at = texts.str.replace_many(list(_COMMON), [""]), np.flatnonzero(texts.str.contains(_OTHER).fill_null(False))
+    return out.scatter(at, texts[at].str.normalize("NFKC").str.to_lowercase().str.replace_all(r"[\W_]+", "")) if len(at) else out
+
 def normal_form_expr(
     col:pl.Expr, # str
 ) -> pl.Expr: # str
     "The columnar form of `normal_form`."
-    return col.str.normalize("NFKC").str.to_lowercase().str.replace_all(r"[\W_]+", "")
+    return col.map_batches(_normal_forms, return_dtype=pl.String, is_elementwise=True)

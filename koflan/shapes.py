@@ -216,23 +216,21 @@ class Ring:
         start, size, step = self.start[at, None], self.size[at, None], np.arange(1, min(window + 1, self.size.max(initial=2)))
         return self.order[start + (at[:, None] - start + step) % size], step < size
 
-# %% ../nbs/05_shapes.ipynb #8c4bb4e2
-def _first(k, keep, most):
-    "The first `most` of the kept values of each row, each value once."
-    for j in range(1, k.shape[1]): keep[:, j] &= ~((k[:, :j] == k[:, j:j + 1]) & keep[:, :j]).any(axis=1)
-    return keep & (np.cumsum(keep, axis=1) <= most)
-
-# %% ../nbs/05_shapes.ipynb #c21f68dc
+# %% ../nbs/05_shapes.ipynb #6326ec32
 def _chosen(ring, other, keep, most):
-    "The first `most` of the kept answers of each row: as many columns, null where there are fewer."
-    keep = _first(ring.lent["code"].to_numpy()[other], keep, most)
-    at, step = np.nonzero(keep)
-    place, nth = np.full((len(keep), most), len(ring.lent)), (np.cumsum(keep, axis=1) - 1)[at, step]
-    place[at, nth] = other[at, step]
+    "The first `most` of the kept answers of each row, each once: as many columns, null where there are fewer."
+    other, keep = np.ascontiguousarray(other.T), np.ascontiguousarray(keep.T) # columns are what is gone through
+    code = ring.lent["code"].to_numpy()[other]
+    for j in range(1, len(keep)):
+        for i in range(j): keep[j] &= (code[i] != code[j]) | ~keep[i]
+    nth = np.cumsum(keep, axis=0, dtype=np.int64)
+    step, at = np.nonzero(keep & (nth <= most))
+    place = np.full((most, keep.shape[1]), len(ring.lent))
+    place[nth[step, at] - 1, at] = other[step, at]
     texts = pl.concat([ring.lent["text"], pl.Series([None], dtype=pl.String)])
-    return [texts[place[:, i]].alias(str(i)) for i in range(most)]
+    return [texts[o].alias(str(i)) for i, o in enumerate(place)]
 
-# %% ../nbs/05_shapes.ipynb #d6ea195a
+# %% ../nbs/05_shapes.ipynb #70426fa3
 class LendingTask(Task):
     "Rows whose wrong answers are lent by others: `lends` says what, `right` is their own, `wrong` chooses."
     whole, purpose = False, "others"
@@ -259,7 +257,7 @@ class LendingTask(Task):
         doubtful = texts.select(pl.any_horizontal(pl.all() == "", pl.col("right").is_null()).fill_null(False)).to_series().to_numpy() # all are tidied
         return Answers(has.sum(axis=1), forms, texts.fill_null("").to_dict(), doubtful)
 
-# %% ../nbs/05_shapes.ipynb #5eeaa094
+# %% ../nbs/05_shapes.ipynb #66d12be7
 class SpanTask(LendingTask):
     "Questions on a paragraph: negatives are the answers to other questions on the same paragraph."
     kind, purpose = "mrc", "paragraph"
@@ -275,7 +273,7 @@ class SpanTask(LendingTask):
         keys = self.found.list.eval(normal_form_expr(tidy_expr(pl.element())))
         return df.select("_row", group=pl.col(self.context).hash(), text=first, keys=keys).with_columns(c=pl.col("keys").list.first()).with_columns(code=pl.col("c").hash())
 
-# %% ../nbs/05_shapes.ipynb #14874226
+# %% ../nbs/05_shapes.ipynb #b5bec6c8
 def _clash(c, keys):
     "Does a text contain, or is it contained in, one of a list of texts? bool, as long as `c`."
     n = keys.list.len().to_numpy()
@@ -287,11 +285,11 @@ def _clash(c, keys):
     out[np.repeat(np.arange(len(c)), n)[hit]] = True
     return out
 
-# %% ../nbs/05_shapes.ipynb #0805c47a
+# %% ../nbs/05_shapes.ipynb #d94b5672
 @patch
 def right(self:SpanTask): return self.found.list.head(1).list.eval(tidy_expr(pl.element()))
 
-# %% ../nbs/05_shapes.ipynb #a45c3114
+# %% ../nbs/05_shapes.ipynb #0565b5fa
 @patch
 def wrong(self:SpanTask, df, ring):
     rows = df["_row"].to_numpy()
@@ -302,7 +300,7 @@ def wrong(self:SpanTask, df, ring):
     keep[at[clash], step[clash]] = False
     return _chosen(ring, other, keep, self.most)
 
-# %% ../nbs/05_shapes.ipynb #49ad104a
+# %% ../nbs/05_shapes.ipynb #a61c56e8
 class BorrowTask(LendingTask):
     "Rows with a question and its answer: wrong answers are those of other rows of the same group."
     kind = "choice"
@@ -317,17 +315,22 @@ class BorrowTask(LendingTask):
         said = lambda o: normal_form_expr(pl.col(o)).hash()
         return df.select("_row", group=pl.col(self.group).hash(), text=self.reply, q=said(self.asked), code=said(self.reply))
 
-# %% ../nbs/05_shapes.ipynb #eb7d12cf
-def _pair(q, code): return mix(q) ^ code
-
+# %% ../nbs/05_shapes.ipynb #a22707c7
 @patch
 def right(self:BorrowTask): return pl.concat_list(self.reply)
 
+def _given(q, code, at, other):
+    "Is the answer of each other row one that was given to this row's question, here or in any row?"
+    given = code[other] == code[at, None]
+    _, which, times = np.unique(q, return_inverse=True, return_counts=True)
+    again = np.flatnonzero(times[which[at]] > 1) # all other questions were asked once, and answered by their own row
+    pair = lambda q, code: mix(q) ^ code
+    given[again] = np.isin(pair(q[at[again], None], code[other[again]]), pair(q, code))
+    return given
+
 @patch
 def wrong(self:BorrowTask, df, ring):
-    q, code = ring.lent["q"].to_numpy(), ring.lent["code"].to_numpy()
-    other, keep = ring.after(df["_row"].to_numpy(), self.window)
-    asked, there = q[ring.places(df["_row"].to_numpy())], (ring.lent["text"].str.strip_chars() != "").fill_null(False).to_numpy()
-    given = pc.is_in(pa.array(_pair(asked[:, None], code[other]).ravel()), value_set=pa.array(_pair(q, code)))
-    keep &= there[other] & ~given.to_numpy(zero_copy_only=False).reshape(other.shape)
-    return _chosen(ring, other, keep, self.most)
+    q, code, rows = ring.lent["q"].to_numpy(), ring.lent["code"].to_numpy(), df["_row"].to_numpy()
+    other, keep = ring.after(rows, self.window)
+    there = (ring.lent["text"].str.strip_chars() != "").fill_null(False).to_numpy()
+    return _chosen(ring, other, keep & there[other] & ~_given(q, code, ring.places(rows), other), self.most)

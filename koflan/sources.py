@@ -30,7 +30,7 @@ from pyarrow import ArrowException
 from pyarrow.parquet import ParquetFile
 
 from .chance import key, mix
-from .korean import tidy_expr, untidy_expr
+from .korean import tidy, tidy_expr, untidy_expr
 from .prompts import runs
 from .schema import KoflanError, unknown
 
@@ -359,18 +359,21 @@ def _seam(self:HubSource, df, features, first=0, config=None):
     if named := [o for o, t in df.schema.items() if t in (pl.Categorical, pl.Enum)]: df = df.with_columns(pl.col(named).cast(pl.String))
     labels = [o for o in (self._label(df, col, names, features, first) for col, names in self.names.items()) if o is not None]
     texts, lists = ([o for o, t in df.schema.items() if t == want and o not in self.names] for want in (pl.String, pl.List(pl.String)))
-    return df.with_columns(*_tidied(df, texts), *labels, *(pl.col(o).list.eval(tidy_expr(pl.element())) for o in lists), _config=pl.lit(config or "default"))
+    if also := [*labels, *(pl.col(o).list.eval(tidy_expr(pl.element())) for o in lists)]: df = df.with_columns(also)
+    return pl.DataFrame(df.to_dict() | {o.name: o for o in _tidied(df, texts)} | {"_config": pl.Series([config or "default"]).new_from_index(0, len(df))})
 
 # %% ../nbs/03_sources.ipynb #499eb872
 def _tidied(df, texts):
-    "Columns of texts, tidied, less those that are tidy already."
-    tidy = lambda df: df.select(tidy_expr(pl.all())).get_columns()
-    repeated = {o: r for o in texts if (r := runs(df[o]))}
-    new = [tidy(df[o][first].to_frame())[0][at] for o, (first, at) in repeated.items()]
-    untidy = [o for o in df.select(untidy_expr(pl.col(o)).fill_null(False) for o in texts if o not in repeated) if o.any()]
-    if not untidy: return new
-    at = np.flatnonzero(np.logical_or.reduce([o.to_numpy() for o in untidy]))
-    return new + [df[o.name].scatter(at, o) for o in tidy(pl.DataFrame([df[o.name][at] for o in untidy]))]
+    "Columns of texts, tidied, less those that are tidy already: all are looked at as one."
+    if not texts: return []
+    found = [runs(df[o]) for o in texts]
+    held = [df[o][first[0]] if first else df[o] for o, first in zip(texts, found)]
+    one, ends = pl.concat(held), np.cumsum([0, *map(len, held)])
+    at = np.flatnonzero(one.to_frame("o").select(untidy_expr(pl.col("o")).fill_null(False)).to_series())
+    if not len(at): return []
+    one = one.scatter(at, pl.Series(map(tidy, one[at]), dtype=pl.String))
+    new = [(i, one[ends[i]:ends[i + 1]].alias(texts[i])) for i in np.unique(np.searchsorted(ends, at, side="right") - 1)]
+    return [o[found[i][1]] if found[i] else o for i, o in new]
 
 # %% ../nbs/03_sources.ipynb #58274cb9
 @patch

@@ -16,7 +16,7 @@ TAG = r"(?i)#\s?\S*(?:sarcas|irony|반어|아이러니|비꼬|비꼼|풍자)\S*"
 
 KOR_SARCASM_SOURCE = HubSource(
     "SpellOnYou/kor_sarcasm", columns=("tokens", "label"), names=dict(label=("no_sarcasm", "sarcasm")),
-    derive=dict(text=pl.col("tokens").str.replace_all(TAG, " ").str.replace_all(r"\s+", " ")),
+    derive=dict(text=pl.col("tokens").str.replace_all(TAG, " ").str.replace_all(r"\s{2,}|[^\S ]", " ")),
     licence="mit", size="train 9,000, test 301",
 )
 
@@ -47,6 +47,6 @@ class KorSarcasm(LabelTask):
     "트윗이 비꼬는 말인지"
     name, kind, cluster = "kor_sarcasm", "binary", "sarcasm"
     source, prompts = KOR_SARCASM_SOURCE, KOR_SARCASM_PROMPTS
-    drops = {"little_korean": pl.col("text").fill_null("").str.count_matches("[가-힣ㄱ-ㅎㅏ-ㅣ]") < 5}
+    drops = {"little_korean": ~pl.col("text").fill_null("").str.contains("(?:[가-힣ㄱ-ㅎㅏ-ㅣ].*?){5}")}
     corpus = "kocasm-tweets"
     citation = "Kim, J. and Cho, W. I. (2019). Kocasm: Korean Automatic Sarcasm Detection. https://github.com/SpellOnYou/korean-sarcasm"
