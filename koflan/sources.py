@@ -250,7 +250,15 @@ def _differing(columns, head, first):
 # %% ../nbs/03_sources.ipynb #1e8a2c38
 def _empty(head): return pl.from_arrow(head.schema.to_arrow_schema().empty_table())
 
-# %% ../nbs/03_sources.ipynb #61d31763
+# %% ../nbs/03_sources.ipynb #f98e1ff6
+def _size_of(heads, pieces):
+    "Bytes that the rows of parquet files take; where that is much, by their first rows, since a paragraph that repeats is written once."
+    size, rows = sum(o.row_group(i).total_byte_size for o in heads for i in range(o.num_row_groups)), sum(o.num_rows for o in heads)
+    if size < CHUNK // 2: return size
+    first = next(pieces(0, min(rows, 200), 200))
+    return max(size, rows * first.estimated_size() // max(1, len(first)))
+
+# %% ../nbs/03_sources.ipynb #c0ea938d
 @patch
 def _open_parquet(self:HubSource, paths, split):
     named = [f"{self.repo}: {split}: {Path(o).name}" for o in paths]
@@ -258,12 +266,11 @@ def _open_parquet(self:HubSource, paths, split):
     for path, name in zip(paths, named):
         with _readable(name): heads.append(ParquetFile(pa.OSFile(path)).metadata)
         if wrong := _differing(self.columns, heads[-1], heads[0]): raise SourceError(f"{name}: {wrong}")
-    size = sum(o.row_group(i).total_byte_size for o in heads for i in range(o.num_row_groups))
     def pieces(start, stop, step):
         return _frames_of(_batches(paths, heads, named, list(self.columns), start, stop, step), step) if start < stop else [_empty(heads[0])]
-    return Part(sum(o.num_rows for o in heads), size, pieces, _label_names(heads[0].metadata))
+    return Part(sum(o.num_rows for o in heads), _size_of(heads, pieces), pieces, _label_names(heads[0].metadata))
 
-# %% ../nbs/03_sources.ipynb #6f863777
+# %% ../nbs/03_sources.ipynb #57bdbc04
 @patch
 def _open_folder(self:HubSource, path, config, split):
     held = _in_card(path, config)
@@ -273,7 +280,7 @@ def _open_folder(self:HubSource, path, config, split):
     if builder and not any(o.__name__ == "Parquet" for o in type(builder).__mro__): return _open_other(path, config, split)
     return self._open_parquet(sorted(map(str, held[split])), split)
 
-# %% ../nbs/03_sources.ipynb #8fb31005
+# %% ../nbs/03_sources.ipynb #2e8a94eb
 def _open_other(path, config, split):
     "CSV, JSON and the like; in a cache of its own, since `datasets` knows folders by their names only."
     cache = TemporaryDirectory() # lives as long as the part does
@@ -282,12 +289,12 @@ def _open_other(path, config, split):
     except Exception as e: raise SourceError(f"{path}: {split} is not readable ({str(e.__cause__ or e).splitlines()[0]})") from e
     return _of_dataset(builder.as_dataset(split), cache)
 
-# %% ../nbs/03_sources.ipynb #a440e601
+# %% ../nbs/03_sources.ipynb #7c9540be
 def _of_dataset(ds, cache=None):
     arrow = ds.with_format("arrow")
     return _sliced(len(ds), ds.data.nbytes, lambda start, stop, _=cache: pl.from_arrow(arrow[start:stop]), ds.features)
 
-# %% ../nbs/03_sources.ipynb #38753b4b
+# %% ../nbs/03_sources.ipynb #9edd4db2
 CONVERTED = "refs/convert/parquet"
 UNREACHED = [] # repositories that this process failed to reach for want of a connection
 
@@ -297,7 +304,7 @@ def _unreachable(e):
     while e is not None and len(seen) < 9: seen.append(e); e = e.__cause__ or e.__context__
     return any(isinstance(o, ConnectionError) or type(o).__name__ in ("ConnectError", "ConnectTimeout", "OfflineModeIsEnabled") for o in seen)
 
-# %% ../nbs/03_sources.ipynb #da760b26
+# %% ../nbs/03_sources.ipynb #7b4f8fc8
 @patch
 def _open_hub(self:HubSource, config, split):
     import datasets
@@ -314,7 +321,7 @@ def _open_hub(self:HubSource, config, split):
         raise SourceError(f"{self.repo}: not to be had from the Hub ({type(e).__name__}); a mirror folder works offline") from e
     return self._open_converted(config, split)
 
-# %% ../nbs/03_sources.ipynb #edc0f3e5
+# %% ../nbs/03_sources.ipynb #d5fb7896
 @patch
 def _open_converted(self:HubSource, config, split):
     from datasets import load_dataset
@@ -322,13 +329,13 @@ def _open_converted(self:HubSource, config, split):
     try: return _of_dataset(load_dataset("parquet", data_files={split: url}, split=split))
     except Exception as e: raise SourceError(f"{self.repo}: its main branch is a loading script and {CONVERTED} is not to be had ({type(e).__name__})") from e
 
-# %% ../nbs/03_sources.ipynb #05d0efaa
+# %% ../nbs/03_sources.ipynb #a4e96b44
 def _number(col, dtype, names):
     "A label expression as 0, 1, 2...; -1 and null mean no label."
     if dtype == pl.String: return col.replace_strict(list(names), range(len(names)), return_dtype=pl.Int64)
     return col.cast(pl.Int64).replace(-1, None)
 
-# %% ../nbs/03_sources.ipynb #6ae8c290
+# %% ../nbs/03_sources.ipynb #b23d642f
 @patch
 def _label(self:HubSource, df, col, names, features, first):
     "Check a label column; its numbers as an expression, None where they are there already."
@@ -341,7 +348,7 @@ def _label(self:HubSource, df, col, names, features, first):
     self._strange(df, col, flat.drop_nulls(), names, first)
     return pl.col(col).list.eval(_number(pl.element(), flat.dtype, names)) if kind == pl.List else _number(pl.col(col), flat.dtype, names)
 
-# %% ../nbs/03_sources.ipynb #dbea73e4
+# %% ../nbs/03_sources.ipynb #7ad3f70a
 @patch
 def _strange(self:HubSource, df, col, flat, names, first):
     known = [*names] if flat.dtype == pl.String else [-1, *range(len(names))]
@@ -350,7 +357,7 @@ def _strange(self:HubSource, df, col, flat, names, first):
     at = df[col].list.contains(min(odd)) if df[col].dtype == pl.List else df[col] == min(odd)
     raise SourceError(f"{self.repo}: label {min(odd)!r} in {col!r} is none of {known} (row {first + at.arg_true()[0]})")
 
-# %% ../nbs/03_sources.ipynb #d805c5e1
+# %% ../nbs/03_sources.ipynb #37b48343
 @patch
 def _seam(self:HubSource, df, features, first=0, config=None):
     if missing := [o for o in self.columns if o not in df.columns]: raise SourceError(f"{self.repo}: {unknown('column', missing[0], df.columns)}")
@@ -362,7 +369,7 @@ def _seam(self:HubSource, df, features, first=0, config=None):
     if also := [*labels, *(pl.col(o).list.eval(tidy_expr(pl.element())) for o in lists)]: df = df.with_columns(also)
     return pl.DataFrame(df.to_dict() | {o.name: o for o in _tidied(df, texts)} | {"_config": pl.Series([config or "default"]).new_from_index(0, len(df))})
 
-# %% ../nbs/03_sources.ipynb #499eb872
+# %% ../nbs/03_sources.ipynb #71a53301
 def _tidied(df, texts):
     "Columns of texts, tidied, less those that are tidy already: all are looked at as one."
     if not texts: return []
@@ -375,7 +382,7 @@ def _tidied(df, texts):
     new = [(i, one[ends[i]:ends[i + 1]].alias(texts[i])) for i in np.unique(np.searchsorted(ends, at, side="right") - 1)]
     return [o[found[i][1]] if found[i] else o for i, o in new]
 
-# %% ../nbs/03_sources.ipynb #58274cb9
+# %% ../nbs/03_sources.ipynb #f91ec857
 @patch
 def place(self:HubSource,
     mirror:str|None=None, # as for `find_mirror`
@@ -394,7 +401,7 @@ def folder(self:HubSource,
     if root == SAMPLES: return "samples", at
     return ("mirror", at) if at.is_dir() else ("hub", None)
 
-# %% ../nbs/03_sources.ipynb #03065871
+# %% ../nbs/03_sources.ipynb #3b3dd302
 @patch
 def _open_part(self:HubSource, mirror, config, split):
     where, at = self.folder(mirror)
@@ -403,17 +410,17 @@ def _open_part(self:HubSource, mirror, config, split):
 
 def _has_sample(repo, config): return (SAMPLES/repo/f"{config or 'default'}.jsonl").is_file()
 
-# %% ../nbs/03_sources.ipynb #eb8fefe5
+# %% ../nbs/03_sources.ipynb #4ab66b0b
 @patch
 def _held(self:HubSource, mirror, parts):
     "The parts to read: all of them, or of the samples those that were written."
     if len(parts) == 1 or self.place(mirror) != "samples": return parts
     return [o for o in parts if _has_sample(self.repo, o[0])] or parts[:1]
 
-# %% ../nbs/03_sources.ipynb #0d8b56f4
-CHUNK = 4 << 20 # bytes of source rows that are taken at once
+# %% ../nbs/03_sources.ipynb #de43889a
+CHUNK = 2 << 20 # bytes of source rows that are taken at once
 
-# %% ../nbs/03_sources.ipynb #8129b12c
+# %% ../nbs/03_sources.ipynb #e0bf1a78
 class Frames:
     "A split of a source, read by pieces."
     def __init__(self,
@@ -439,7 +446,7 @@ class Frames:
 
     def _mine(self, df): return df if self.keep is None else df.filter(pl.Series(self.keep[df["_row"].to_numpy()]))
 
-# %% ../nbs/03_sources.ipynb #cdce1b0d
+# %% ../nbs/03_sources.ipynb #f5f5907e
 @patch
 def _seamed(self:Frames, start, stop, step):
     "Pieces of the parts, checked."
@@ -453,7 +460,7 @@ def _seamed(self:Frames, start, stop, step):
         if low < high or not self.rows: yield from map(seam, part.pieces(low, high, step))
         before += part.rows
 
-# %% ../nbs/03_sources.ipynb #240d22dd
+# %% ../nbs/03_sources.ipynb #8534a633
 @patch
 def _checked(self:Frames, start, stop, step):
     "The same, small pieces put together and numbered."
@@ -468,7 +475,7 @@ def _checked(self:Frames, start, stop, step):
         if sum(map(len, held)) >= step or not self.rows: yield join()
     if held: yield join()
 
-# %% ../nbs/03_sources.ipynb #9d02f741
+# %% ../nbs/03_sources.ipynb #3c3b73af
 CARVED = .1 # share of the rows held out as test
 
 @patch
@@ -482,7 +489,7 @@ def _kept_of(self:HubSource, frames):
     held = mix(first[which].astype(np.uint64) ^ np.uint64(key("carve", self.repo))) < np.uint64(int(CARVED * 2**64))
     return held if frames.split == "test" else ~held
 
-# %% ../nbs/03_sources.ipynb #f7a713a4
+# %% ../nbs/03_sources.ipynb #cf9c98d7
 @patch
 def open(self:HubSource,
     split:str, # koflan's split name
@@ -491,7 +498,7 @@ def open(self:HubSource,
     "Open one split; `SourceError` names what is missing."
     return Frames(self, split, [(config, self._open_part(mirror, config, name)) for config, name in self._held(mirror, self.parts(split))])
 
-# %% ../nbs/03_sources.ipynb #a61793fe
+# %% ../nbs/03_sources.ipynb #072e1710
 @patch
 def read(self:HubSource,
     split:str, # koflan's split name

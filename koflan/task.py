@@ -555,7 +555,7 @@ def stream(self:Task,
     if self.whole:
         if (start, stop) != (0, frames.rows): raise KoflanError(f"{self.name} is made of whole splits: rows {start} to {stop} cannot be had alone")
         step = max(1, frames.rows)
-    if not chunk and type(self).lend is not Task.lend and frames.size < 8 * CHUNK: step = max(1, frames.rows) # cheaper than to read it twice
+    if not chunk and type(self).lend is not Task.lend and frames.size < 6 * CHUNK: step = max(1, frames.rows) # cheaper than to read it twice
     pieces = lambda a, b: frames.pieces(a, b, step)
     with _fitting(self, split, frames):
         alone = (start, stop) == (0, frames.rows) and step >= frames.rows # a single piece lends to itself
