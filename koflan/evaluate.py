@@ -112,7 +112,7 @@ def add_baseline(
 @call_parse
 def koflan_evaluate(
     model_name_or_path:str=None, # checkpoint: a folder, or owner/name on the Hub
-    dataset:str="data", # data folder, or owner/name on the Hub
+    dataset:str="data", # data folder or its fsspec URL (s3://bucket/data), or owner/name on the Hub
     split:str="test", # its split
     max_samples:int=None, # records of each task at most
     max_length:int=512, # tokens of a pair at most; only the input is cut, from its left

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['DERIVED', 'command_of', 'reward_card']
 
-# %% ../nbs/41_model_card.ipynb #0bff8df0
-import json
+# %% ../nbs/41_model_card.ipynb #6d535422
 import shlex
 from dataclasses import MISSING, fields
 from importlib.metadata import version
@@ -14,7 +13,9 @@ from pathlib import Path
 
 import yaml
 
-# %% ../nbs/41_model_card.ipynb #6816a022
+from .store import Store
+
+# %% ../nbs/41_model_card.ipynb #502d2b51
 DERIVED = ("logging_dir", "disable_tqdm", "remove_unused_columns", "dataloader_pin_memory", "evaluation_strategy", "deepspeed_plugin", "accelerator_config", "bf16") # set by the machine or by other arguments
 
 def command_of(
@@ -27,12 +28,10 @@ def command_of(
     plain = {k: getattr(v, "value", v) for k, v in told.items()}
     return " ".join([program, *(f"--{k}" if v is True else f"--{k} {shlex.quote(str(v))}" for k, v in plain.items() if isinstance(v, (str, int, float)))])
 
-# %% ../nbs/41_model_card.ipynb #74ea5272
+# %% ../nbs/41_model_card.ipynb #d5d3d69c
 def _manifest(dataset, split):
     "What the manifest of a built folder says of a split: (task, records, source, licence) for each task."
-    path = Path(dataset)/"manifest.json"
-    if not path.is_file(): return []
-    files = json.loads(path.read_text(encoding="utf-8"))["files"]
+    files = (Store(dataset).read_json("manifest.json") or dict(files=[]))["files"]
     return [(o["recipe"]["task"], o["kept"], o["recipe"]["source"]["repo"], o["recipe"]["source"]["licence"]) for o in files if o["file"].startswith(f"{split}/")]
 
 def _table(head, rows):
@@ -40,7 +39,7 @@ def _table(head, rows):
     line = lambda cells: "| " + " | ".join(str(o).replace("|", "\\|") for o in cells) + " |"
     return "\n".join([line(head), line(["---"] * len(head)), *map(line, rows)])
 
-# %% ../nbs/41_model_card.ipynb #61d6e760
+# %% ../nbs/41_model_card.ipynb #b7dbaa13
 def _scores(trainer):
     "Markdown of the last evaluation."
     if (table := getattr(trainer, "table", None)) is None: return ["성적을 재지 않았습니다."]

@@ -35,7 +35,7 @@ def _opt(default, help, **kw): return field(default=default, metadata=dict(help=
 @dataclass
 class RewardArguments(TrainingArguments):
     "`TrainingArguments` and what koflan adds to them."
-    dataset: str = _opt(None, "Data folder of koflan_generate, or a data set on the Hub (owner/name).")
+    dataset: str = _opt(None, "Data folder of koflan_generate or its fsspec URL (s3://bucket/data), or a data set on the Hub (owner/name).")
     model_name_or_path: str | None = _opt(None, "Checkpoint to start from: a folder, or a name on the Hub.")
     from_scratch: bool = _opt(False, "Learn a WordPiece vocabulary from the data and start a tiny ELECTRA.")
     scoring: str | None = _opt(None, "pair: one sequence for each answer. packed: the prompt once, then all answers. By default what the checkpoint was made for, else pair.", choices=["pair", "packed"])

@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Iterable
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import uuid4
@@ -191,12 +192,13 @@ def _frame(records):
 # %% ../nbs/00_schema.ipynb #20c331ba
 def read_records(
     path, # a .jsonl or .parquet file
+    data:bytes|None=None, # what it holds, where it is not on this computer
 ) -> pl.DataFrame: # the columns of `SCHEMA` that the file has
     "Read records; `KoflanError` names the file when it is not there or has other columns."
-    path = Path(path)
-    if not path.is_file(): raise KoflanError(f"{path}: no such file")
-    if not path.stat().st_size: return pl.DataFrame(schema=SCHEMA) # a task of which no row was kept
-    try: df = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_ndjson(path, infer_schema_length=None)
+    if data is None and not Path(path).is_file(): raise KoflanError(f"{path}: no such file")
+    if not (Path(path).stat().st_size if data is None else data): return pl.DataFrame(schema=SCHEMA) # a task of which no row was kept
+    held = path if data is None else BytesIO(data)
+    try: df = pl.read_parquet(held) if Path(path).suffix == ".parquet" else pl.read_ndjson(held, infer_schema_length=None)
     except (pl.exceptions.PolarsError, OSError) as e: raise KoflanError(f"{path}: not readable: {str(e).splitlines()[0]}") from e
     if missing := [o for o in RECORD if o not in df.columns]: raise KoflanError(f"{path}: no column {missing[0]!r}")
     try: return df.select(pl.col(o).cast(t) for o, t in SCHEMA.items() if o in df.columns)
@@ -218,12 +220,15 @@ def write_json(
     "Write a readable JSON file, whole or not at all."
     return write_text(json.dumps(obj, ensure_ascii=False, indent=1) + "\n", path)
 
-# %% ../nbs/00_schema.ipynb #0c1ac4a1
-def _built(folder, split):
-    "A folder of `koflan_generate`, read as its manifest says."
-    files = [e["file"] for e in json.loads((folder/"manifest.json").read_text(encoding="utf-8"))["files"]]
-    if split not in (held := dict.fromkeys(o.split("/")[0] for o in files)): raise KoflanError(f"dataset {folder}: {unknown('split', split, held)}")
-    return pl.concat([read_records(folder/o) for o in files if o.startswith(f"{split}/")], how="diagonal")
+# %% ../nbs/00_schema.ipynb #1bd82a57
+def _built(name, split):
+    "A folder of `koflan_generate`, here or behind an fsspec URL, read as its manifest says."
+    from koflan.store import Store
+    store = Store(name)
+    if not (held := store.read_json("manifest.json")): raise KoflanError(f"dataset {name}: no manifest.json there, or a broken one")
+    files = [e["file"] for e in held["files"]]
+    if split not in (there := dict.fromkeys(o.split("/")[0] for o in files)): raise KoflanError(f"dataset {name}: {unknown('split', split, there)}")
+    return pl.concat([store.records(o) for o in files if o.startswith(f"{split}/")], how="diagonal")
 
 def _loaded(name, split):
     "Anything else that `datasets` can load. A folder gets a cache of its own, since `datasets` knows folders by their names only."
@@ -237,13 +242,13 @@ def _loaded(name, split):
         return pl.from_arrow(held[split].with_format("arrow")[:])
 
 def load_records(
-    dataset, # a local folder, or "owner/name" on the Hub
+    dataset, # a local folder, the fsspec URL of a built one (s3://bucket/data), or "owner/name" on the Hub
     split:str, # its split
 ) -> pl.DataFrame: # the columns of `SCHEMA` that it has
     "Read one split of a data set; `KoflanError` says what is missing."
-    name = str(dataset)
-    if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name): raise KoflanError(f"dataset {name}: no such folder, and not a name on the Hub (owner/name)")
-    df = _built(Path(name), split) if (Path(name)/"manifest.json").is_file() else _loaded(name, split)
+    name, url = str(dataset), "://" in str(dataset)
+    if not (url or Path(name).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", name)): raise KoflanError(f"dataset {name}: no such folder, and not a name on the Hub (owner/name)")
+    df = _built(name, split) if url or (Path(name)/"manifest.json").is_file() else _loaded(name, split)
     if missing := [o for o in RECORD if o not in df.columns]: raise KoflanError(f"dataset {name}: no column {missing[0]!r}; there is: {', '.join(df.columns)}")
     try: return df.select(pl.col(o).cast(t) for o, t in SCHEMA.items() if o in df.columns)
     except pl.exceptions.PolarsError as e: raise KoflanError(f"dataset {name}: {str(e).splitlines()[0]}") from e

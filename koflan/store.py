@@ -18,10 +18,11 @@ from threading import Event, Thread
 from time import sleep, time
 from uuid import uuid4
 
+import polars as pl
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
 
-from .schema import KoflanError, whole_file
+from .schema import KoflanError, read_records, whole_file
 
 # %% ../nbs/26_store.ipynb #cd27d859
 class Hashed(io.RawIOBase):
@@ -126,6 +127,13 @@ def _of_file(store, name, what):
     try:
         with store.open(name) as f: return what(f)
     except (FileNotFoundError, NotADirectoryError): return None
+    except Exception as e:
+        if store.here: raise
+        raise _refused(store, "read", e) from e
+
+def _refused(store, what, e):
+    said = (getattr(e, "strerror", None) or str(e)) if isinstance(e, OSError) else ": ".join([type(e).__name__, *str(e).splitlines()[:1]])
+    return KoflanError(f"{store}: cannot {what} there ({said})")
 
 @patch
 def read_json(self:Store,
@@ -133,7 +141,16 @@ def read_json(self:Store,
 ): # None when it is not there, or broken
     "What a JSON file holds."
     try: return json.loads(self.read(name) or b"null")
-    except ValueError: return None
+    except ValueError as e:
+        if isinstance(e, KoflanError): raise
+        return None
+
+@patch
+def records(self:Store,
+    name:str, # path of a .jsonl or .parquet file in the folder
+) -> pl.DataFrame: # the columns of `SCHEMA` that it has
+    "The records of a file; `KoflanError` as for `read_records`."
+    return read_records(self.here/name) if self.here else read_records(f"{self}/{name}", self.read(name))
 
 # %% ../nbs/26_store.ipynb #f7b72f16
 @patch
@@ -174,8 +191,7 @@ def check_writable(self:Store):
     try:
         self.write(b"", probe)
         self.remove([probe])
-    except OSError as e: raise KoflanError(f"{self}: cannot write there ({e.strerror or e})") from e
-    except Exception as e: raise KoflanError(f"{self}: cannot write there ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''})") from e
+    except Exception as e: raise _refused(self, "write", e) from e
 
 # %% ../nbs/26_store.ipynb #cccfbcb9
 LOCK, BEAT, STALE = ".koflan/lock.json", 10, 60 # the note of who is building; seconds between its beats; seconds after which it is dead

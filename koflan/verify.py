@@ -6,10 +6,9 @@
 __all__ = ['NEEDED', 'WORDS', 'read_manifest', 'check_sums', 'card_files', 'check_card', 'changes', 'groups', 'arguments',
            'rebuild', 'check_holdout', 'verify', 'koflan_verify']
 
-# %% ../nbs/31_verify.ipynb #4dc6d3f3
+# %% ../nbs/31_verify.ipynb #4ac816eb
 import json
 import os
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import yaml
@@ -19,10 +18,10 @@ from tqdm import tqdm
 import koflan
 from .generate import card, generate
 from .mixing import hold_out
-from .schema import KoflanError, read_records, user_errors
+from .schema import KoflanError, user_errors
 from .shards import digest
 from .sources import find_mirror
-from .store import file_sha
+from .store import Store
 from .task import find_tasks
 
 # %% ../nbs/31_verify.ipynb #9f04ffc3
@@ -37,35 +36,31 @@ def _lost(entry):
         if lost := [o for o in keys if not isinstance(at, dict) or o not in at]: return lost[0]
 
 def read_manifest(
-    folder, # a data folder
+    folder, # a data folder, or an fsspec URL
 ) -> dict: # as `koflan_generate` wrote it
     "The manifest of a data folder; `KoflanError` says what is wrong with it."
-    path = Path(folder)/"manifest.json"
-    if not path.is_file(): raise KoflanError("manifest.json: missing")
-    try: held = json.loads(path.read_text(encoding="utf-8"))
+    if (text := Store(folder).read("manifest.json")) is None: raise KoflanError("manifest.json: missing")
+    try: held = json.loads(text)
     except ValueError as e: raise KoflanError(f"manifest.json: not readable ({e})") from e
     if not isinstance(held, dict) or not isinstance(held.get("files"), list): raise KoflanError("manifest.json: no list of files")
     for i, e in enumerate(held["files"]):
         if lost := _lost(e): raise KoflanError(f"manifest.json: file {i} has no {lost!r}")
     return held
 
-# %% ../nbs/31_verify.ipynb #c0d446f4
-def _strangers(folder, names):
-    there = (o.relative_to(folder) for o in sorted(folder.rglob("*")) if o.is_file())
-    return [o.as_posix() for o in there if not any(p.startswith(".") for p in o.parts) and o.as_posix() not in names]
+# %% ../nbs/31_verify.ipynb #cfb7a5eb
+def _strangers(store, known): return [o for o in store.names() if o not in known and not any(p.startswith(".") for p in o.split("/"))]
 
 def check_sums(
-    folder, # a data folder
+    folder, # a data folder, or an fsspec URL
     held:dict, # its manifest
 ) -> list[str]: # one line for each file that is not as the manifest says
     "Compare every file with its sha256; name the missing and the unknown."
-    folder, out = Path(folder), []
+    store, out = Store(folder), []
     for e in held["files"]:
-        path = folder/e["file"]
-        if not path.is_file(): out.append(f"{e['file']}: missing")
-        elif file_sha(path) != e["sha256"]: out.append(f"{e['file']}: its bytes are not those of the manifest (sha256)")
+        if not (sha := store.sha(e["file"])): out.append(f"{e['file']}: missing")
+        elif sha != e["sha256"]: out.append(f"{e['file']}: its bytes are not those of the manifest (sha256)")
     known = {"README.md", "manifest.json", *(e["file"] for e in held["files"])}
-    return out + [f"{o}: the manifest does not know this file" for o in _strangers(folder, known)]
+    return out + [f"{o}: the manifest does not know this file" for o in _strangers(store, known)]
 
 # %% ../nbs/31_verify.ipynb #cf0908e9
 def card_files(
@@ -77,10 +72,10 @@ def card_files(
         return {(o["split"], path) for config in head["configs"] for o in config["data_files"] for path in o["path"]}
     except (yaml.YAMLError, LookupError, TypeError) as e: raise KoflanError("README.md: no list of files in its YAML") from e
 
-def _card_differs(folder, held):
-    path, entries = folder/"README.md", held["files"]
-    if not path.is_file(): return ["README.md: missing"]
-    try: named = card_files(text := path.read_text(encoding="utf-8"))
+def _card_differs(store, held):
+    data, entries = store.read("README.md"), held["files"]
+    if data is None: return ["README.md: missing"]
+    try: named = card_files(text := data.decode())
     except (KoflanError, UnicodeDecodeError) as e: return [str(e) if isinstance(e, KoflanError) else "README.md: not UTF-8"]
     known = {(e["recipe"]["split"], e["file"]) for e in entries if e["kept"]} # the card leaves empty files out
     out = [f"README.md: {o} ({s}) is in the card but not in the manifest" for s, o in sorted(named - known)]
@@ -89,14 +84,13 @@ def _card_differs(folder, held):
 
 # %% ../nbs/31_verify.ipynb #533c00d5
 def check_card(
-    folder, # a data folder
+    folder, # a data folder, or an fsspec URL
     held:dict, # its manifest
 ) -> list[str]: # one line for each difference
     "Compare card and manifest with each other."
-    folder = Path(folder)
-    plain = json.dumps(held, ensure_ascii=False, indent=1) + "\n"
-    same = (folder/"manifest.json").read_text(encoding="utf-8") == plain
-    return _card_differs(folder, held) + ([] if same else ["manifest.json: not written as koflan writes it"])
+    store = Store(folder)
+    same = store.read("manifest.json") == (json.dumps(held, ensure_ascii=False, indent=1) + "\n").encode()
+    return _card_differs(store, held) + ([] if same else ["manifest.json: not written as koflan writes it"])
 
 # %% ../nbs/31_verify.ipynb #1b10cb9d
 WORDS = dict(code="code digest", task_version="task version", repo="source repository", parts="source splits", revision="source revision",
@@ -138,23 +132,23 @@ def arguments(
     mixed = dict(mixing=mixing["how"], mixing_rate_max=mixing["rate_max"], total=mixing["total"], weights=mixing["weights"]) if mixing else {}
     return dict(tasks=",".join(among), splits=recipe["split"]) | options | mixed
 
-# %% ../nbs/31_verify.ipynb #6281a5cc
-def _differs(entry, again, folder, tmp):
+# %% ../nbs/31_verify.ipynb #48535e77
+def _differs(entry, again, store, tmp):
     "What differs between an entry, its file, and the same file built again."
     file, clean = entry["file"], entry.get("cleaned")
     out = [] if again["sha256"] == (clean or entry)["sha256"] else [f"{file}: the records come out otherwise today (sha256)"]
     keys = ("kind", "rows") if clean else ("kind", "rows", "kept", "dropped", "rate", "quota")
     out += [f"{file}: {k} is {entry.get(k)} in the manifest, {again.get(k)} when built again" for k in keys if entry.get(k) != again.get(k)]
-    if clean and not out and (folder/file).is_file():
-        more = len(set(read_records(folder/file).hash_rows()) - set(read_records(tmp/again["file"]).hash_rows()))
+    if clean and not out and store.sha(file):
+        more = len(set(store.records(file).hash_rows()) - set(tmp.records(again["file"]).hash_rows()))
         if more: out.append(f"{file}: {more} records are not among those built again")
     return out
 
-# %% ../nbs/31_verify.ipynb #8ce8d1a2
-def _compare(entry, again, folder, tmp, why):
+# %% ../nbs/31_verify.ipynb #a63a2a19
+def _compare(entry, again, store, tmp, why):
     file, made = entry["file"], entry["recipe"]
     if not again: return [f"{file}: " + (f"cannot be built again: {why}" if why else "no such file comes out today")]
-    new, out = changes(made, again["recipe"]), _differs(entry, again, folder, tmp)
+    new, out = changes(made, again["recipe"]), _differs(entry, again, store, tmp)
     return [f"{file}: {o}{'' if out else ' (the records are the same)'}" for o in new] + out
 
 # %% ../nbs/31_verify.ipynb #eadfdb34
@@ -171,7 +165,7 @@ def rebuild(
         except KoflanError as e: failed = {(o["recipe"]["task"], o["recipe"]["split"]): str(e).splitlines()[0] for o in entries}
         except Exception as e: failed = {(o["recipe"]["task"], o["recipe"]["split"]): f"{type(e).__name__}: {e}" for o in entries} # shall not hide the others
         again, why = {e["file"]: e for e in made}, failed | missing
-        out = [o for e in entries for o in _compare(e, again.get(e["file"]), Path(folder), Path(tmp), why.get((e["recipe"]["task"], e["recipe"]["split"])))]
+        out = [o for e in entries for o in _compare(e, again.get(e["file"]), Store(folder), Store(tmp), why.get((e["recipe"]["task"], e["recipe"]["split"])))]
     names, there = {(e["recipe"]["task"], e["recipe"]["split"]) for e in entries}, {e["file"] for e in entries}
     return out + [f"{e['file']}: comes out today, but is not in the manifest" for e in made if e["file"] not in there and (e["recipe"]["task"], e["recipe"]["split"]) in names and "cleaned" not in entries[0]]
 
@@ -188,15 +182,16 @@ def check_holdout(
 
 # %% ../nbs/31_verify.ipynb #af6b3905
 def verify(
-    folder, # a data folder
+    folder, # a data folder, or an fsspec URL
     mirror:str|None=None, # a folder of repositories, or "samples"
     quick:bool=False, # only compare sums, build nothing
     num_proc:int=1, # processes
 ) -> list[str]: # one line for each difference; empty when all is right
     "What is not as the manifest says, or would not come out the same today."
-    folder = Path(folder)
-    if not folder.is_dir(): raise KoflanError(f"{folder}: no such folder")
+    store = Store(folder)
+    if store.here and not store.here.is_dir(): raise KoflanError(f"{folder}: no such folder")
     find_mirror(mirror)
+    store.read("manifest.json") # raises where nothing can be read
     try: held = read_manifest(folder)
     except KoflanError as e: return [str(e)]
     out = check_sums(folder, held) + check_card(folder, held) + check_holdout(held)
@@ -207,7 +202,7 @@ def verify(
 # %% ../nbs/31_verify.ipynb #b4d30638
 @call_parse
 def koflan_verify(
-    folder:str, # data folder of koflan_generate
+    folder:str, # data folder of koflan_generate, or an fsspec URL (s3://bucket/data)
     hub_mirror:str=None, # folder of dataset repositories, or "samples"; by default KOFLAN_HUB_MIRROR, else where the files came from
     quick:bool=False, # only compare sums, build nothing
     num_proc:int=1, # processes

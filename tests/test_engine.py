@@ -252,6 +252,20 @@ def test_into_an_object_store(hub, s3, tmp_path):
     assert done.returncode == 2 and "s3://nowhere/data: cannot write there" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_out_of_an_object_store(hub, s3):
+    (fs, env), url = s3, "s3://bucket/read"
+    generate(hub, url, "--splits", "test", "--tasks", "nsmc", **env)
+    verify = lambda *args, **kw: command("koflan.verify", *args, "--hub_mirror", hub, **env | kw)
+    assert verify(url).stdout.endswith("all is right\n")
+    read = "import sys; from koflan.schema import load_records; print(len(load_records(sys.argv[1], 'test')))"
+    lines = fs.cat_file("bucket/read/test/nsmc.jsonl").count(b"\n")
+    assert int(subprocess.run([sys.executable, "-c", read, url], env=os.environ | env, capture_output=True, text=True, check=True).stdout) == lines
+    fs.pipe_file("bucket/read/test/nsmc.jsonl", b"{}")
+    assert verify(url, "--quick", ok=False).stdout.startswith("test/nsmc.jsonl: its bytes are not those of the manifest (sha256)\n")
+    wrong = verify(url, ok=False, AWS_ENDPOINT_URL="http://127.0.0.1:9")
+    assert wrong.returncode == 2 and f"{url}: cannot read there" in wrong.stderr and "Traceback" not in wrong.stderr
+
+
 # ---- a Ray cluster
 
 def free_port():
