@@ -376,7 +376,7 @@ def _tidied(df, texts):
     found = [runs(df[o]) for o in texts]
     held = [df[o][first[0]] if first else df[o] for o, first in zip(texts, found)]
     one, ends = pl.concat(held), np.cumsum([0, *map(len, held)])
-    at = np.flatnonzero(one.to_frame("o").select(untidy_expr(pl.col("o")).fill_null(False)).to_series())
+    at = one.to_frame("o").select(untidy_expr(pl.col("o")).arg_true()).to_series().to_numpy()
     if not len(at): return []
     one = one.scatter(at, pl.Series(map(tidy, one[at]), dtype=pl.String))
     new = [(i, one[ends[i]:ends[i + 1]].alias(texts[i])) for i in np.unique(np.searchsorted(ends, at, side="right") - 1)]

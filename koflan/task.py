@@ -140,7 +140,9 @@ def _where(broken, reason): return broken.to_frame("o").select(pl.when("o").then
 @patch
 def _drop(self:Task, df):
     if not (why := self.reasons()): return df, {}
-    return _split_off(df, df.select(pl.coalesce(*(pl.when(o).then(pl.lit(k)) for k, o in why.items())).alias("why")).to_series())
+    broken = df.select(o.alias(k) for k, o in why.items())
+    if not any(o.any() for o in broken): return df, {}
+    return _split_off(df, broken.select(pl.coalesce(pl.when(k).then(pl.lit(k)) for k in why)).to_series())
 
 # %% ../nbs/04_task.ipynb #f59be170
 def distinct(
@@ -259,9 +261,10 @@ def _shows_options(templates): return np.array(["options" in t.fields for t in t
 @patch
 def _blank(self:Task, ask, columns):
     "Which rows have nothing in any field of their input? An input without fields is never blank."
-    out = np.zeros(len(ask), dtype=bool)
-    for i, o in enumerate(self._inputs()):
-        if o.fields and (mine := ask == i).any(): out |= mine & np.logical_and.reduce([(columns[f] == "").to_numpy() for f in o.fields])
+    out, inputs = np.zeros(len(ask), dtype=bool), self._inputs()
+    for text in filter(lambda o: o.fields, dict.fromkeys(inputs)):
+        mine = np.array([o is text for o in inputs])[ask]
+        if mine.any(): out |= mine & np.logical_and.reduce([(columns[f] == "").to_numpy() for f in text.fields])
     return out
 
 # %% ../nbs/04_task.ipynb #b76b0682
@@ -280,9 +283,9 @@ def _fill(self:Task, df, chance):
 @patch
 def _texts(self:Task, rows):
     "`KoflanError` when a column that the templates show is no text."
-    templates = [*self.prompts, self.prompts.input, *(o.input for o in self.prompts.asks if o.input)]
+    templates, schema = [*self.prompts, self.prompts.input, *(o.input for o in self.prompts.asks if o.input)], rows.schema
     for o in dict.fromkeys(o for t in templates for o in t.fields):
-        if (kind := rows.schema.get(o, pl.String)) not in (pl.String, pl.Null): raise KoflanError(f"{self.name}: {o!r} is {kind}, not a text")
+        if (kind := schema.get(o, pl.String)) not in (pl.String, pl.Null): raise KoflanError(f"{self.name}: {o!r} is {kind}, not a text")
 
 # %% ../nbs/04_task.ipynb #b84f4f91
 @patch
