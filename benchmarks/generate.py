@@ -1,14 +1,16 @@
 """koflan's build against a row-by-row loop: rows per second and peak memory, side by side in one run.
 
-    KOFLAN_HUB_MIRROR=../shared/hub python benchmarks/generate.py [--tasks "*"] [--splits train] [--repeat 10]
+    KOFLAN_HUB_MIRROR=../shared/hub python benchmarks/generate.py [--tasks "*"] [--splits train] [--repeat 10] [--num_proc 2]
 
-Both sides start from the parquet files of the mirror and end with a closed JSONL file, every split of a task, one process each.
+Both sides start from the parquet files of the mirror and end with a closed JSONL file, every split of a task.
 - reference: `datasets.Dataset.from_parquet`, then one dict per row (`random.choice` of instruction and wording) and one `json.dumps` per line;
   nothing is checked, normalised or hashed. `load` is its share for opening the parquet files with nothing in the cache.
-- koflan: `koflan.shards.build_file`, that is reading, tidying, all checks, writing, sha256 and the entry for the manifest.
+- koflan: the works of `koflan_generate`, that is reading, tidying, all checks, writing, sha256 and the entries for the manifest.
 
 Each side of each task is a fresh process that has imported everything before its clock starts. The two take turns, the best of 5 counts.
-`ratio` compares both from parquet to JSONL; `loop` leaves the reference's loading out (koflan's stays in). Peaks are VmHWM in MiB.
+With `--num_proc N` koflan's works go to N worker processes, which are started in the first turn.
+`ratio` compares both from parquet to JSONL; `loop` leaves the reference's loading out (koflan's stays in).
+Peaks are VmHWM in MiB, without those of the workers.
 `--repeat N` copies every parquet file N times: a build bounded by its chunks keeps its peak.
 """
 import argparse
@@ -20,7 +22,8 @@ import shutil
 import statistics
 import sys
 import time
-from multiprocessing import get_context
+from functools import partial
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,7 +32,9 @@ import pandas # noqa: F401  (datasets and polars import these late: no side shal
 import polars as pl
 import pyarrow.parquet # noqa: F401
 
-from koflan.shards import build_file
+from koflan.engines import make_pool, run
+from koflan.generate import SHARD_ROWS, Course
+from koflan.shards import Job
 from koflan.shapes import BorrowTask, ChoiceTask, LabelTask, MultiLabelTask, SpanTask
 from koflan.sources import SPLITS, find_mirror
 from koflan.task import find_tasks
@@ -153,8 +158,11 @@ def reference(cls, splits, mirror, out):
     return rows, loaded
 
 
-def koflan(cls, splits, mirror, out):
-    return sum(build_file(cls, split, out, str(mirror))["rows"] for split in splits), 0.
+def koflan(cls, splits, mirror, out, pool):
+    course = Course([Job(cls, o, str(out), str(mirror), dict(seed=0, cap=None)) for o in splits], SHARD_ROWS if pool.width > 1 else 20 * SHARD_ROWS)
+    for _, work, done in run(course.begin(), course.then, pool):
+        if done.error: sys.exit(f"{work.job.name}: {done.error}")
+    return sum(e["rows"] for entries in course.done.values() for e in entries), 0.
 
 
 def memory(field):
@@ -162,10 +170,11 @@ def memory(field):
     return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])/1024
 
 
-def side(pipe, what, name, splits, mirror):
+def side(pipe, what, name, splits, mirror, num_proc):
     "A process of one side: builds once for every 'go', then tells its memory."
     datasets.disable_progress_bars()
-    cls, work = find_tasks(name)[0], dict(reference=reference, koflan=koflan)[what]
+    cls, pool = find_tasks(name)[0], make_pool(num_proc=num_proc)
+    work = reference if what == "reference" else partial(koflan, pool=pool)
     pipe.send(memory("VmRSS"))
     while pipe.recv() == "go":
         with TemporaryDirectory() as d:
@@ -173,28 +182,31 @@ def side(pipe, what, name, splits, mirror):
             rows, loaded = work(cls, splits, mirror, Path(d))
             pipe.send((rows, time.perf_counter() - start, loaded))
     pipe.send(memory("VmHWM"))
+    pool.close()
 
 
 class Side:
     def __init__(self, *args):
         context = get_context("spawn")
         self.pipe, end = context.Pipe()
-        self.process = context.Process(target=side, args=(end, *args), daemon=True)
+        self.process = context.Process(target=side, args=(end, *args))
         self.process.start()
         end.close()
 
     def get(self):
         try: return self.pipe.recv()
-        except EOFError: sys.exit("a side of the benchmark died; see above")
+        except EOFError:
+            for o in active_children(): o.kill()
+            sys.exit("a side of the benchmark died; see above")
 
     def go(self, word):
         self.pipe.send(word)
         return self.get()
 
 
-def measured(cls, splits, mirror):
+def measured(cls, splits, mirror, num_proc):
     "rows, the best (seconds, seconds for loading) of the reference and of koflan, their peaks, memory before."
-    sides = [Side(o, cls.name, splits, mirror) for o in ("reference", "koflan")]
+    sides = [Side(o, cls.name, splits, mirror, num_proc) for o in ("reference", "koflan")]
     before = max(o.get() for o in sides)
     runs = [[o.go("go") for o in sides] for _ in range(ROUNDS)]
     best = [min(o[1:] for o in run) for run in zip(*runs)]
@@ -218,16 +230,17 @@ def main():
     parser.add_argument("--tasks", default="*", help="names or globs, comma-separated")
     parser.add_argument("--splits", default="", help="comma-separated; by default all that the mirror holds, together")
     parser.add_argument("--repeat", type=int, default=1, help="copies of every parquet file")
+    parser.add_argument("--num_proc", type=int, default=1, help="worker processes of koflan")
     args = parser.parse_args()
     mirror, wanted, ratios = find_mirror(), [o for o in args.splits.split(",") if o], []
     if not mirror: sys.exit("set KOFLAN_HUB_MIRROR to a mirror of dataset repositories")
     with TemporaryDirectory() as d:
         mirror = repeated(mirror, args.repeat, Path(d)/"mirror") if args.repeat > 1 else mirror.resolve()
-        print(f"{os.cpu_count()} cores, polars {pl.__version__} on {pl.thread_pool_size()} threads, datasets {datasets.__version__}")
+        print(f"{os.cpu_count()} cores, koflan in {args.num_proc} process{'es' if args.num_proc > 1 else ''}, polars {pl.__version__} on {pl.thread_pool_size()} threads, datasets {datasets.__version__}")
         print(f"{'task':<18}{'family':<11}{'rows':>9}{'reference/s':>13}{'load':>7}{'koflan/s':>11}{'ratio':>8}{'loop':>8}{'peak ref':>10}{'koflan':>8}{'before':>8}")
         for cls in find_tasks(args.tasks):
             if not family(cls) or not (splits := splits_of(cls, wanted, mirror)): continue
-            rows, (ref, load), (ours, _), peaks, before = measured(cls, splits, mirror)
+            rows, (ref, load), (ours, _), peaks, before = measured(cls, splits, mirror, args.num_proc)
             ratios.append((ref/ours, cls.name))
             print(f"{cls.name:<18}{family(cls):<11}{rows:>9,}{rows/ref:>13,.0f}{load/ref:>7.0%}{rows/ours:>11,.0f}{ref/ours:>8.1f}{(ref - load)/ours:>8.1f}"
                   f"{peaks[0]:>10.0f}{peaks[1]:>8.0f}{before:>8.0f}", flush=True)

@@ -14,7 +14,6 @@ import re
 import sys
 from collections.abc import Iterable
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import uuid4
@@ -189,16 +188,23 @@ def _frame(records):
     cols = [o for o in SCHEMA if o in RECORD or any(o in row for row in rows)]
     return pl.DataFrame(rows, schema={o: SCHEMA[o] for o in cols})
 
-# %% ../nbs/00_schema.ipynb #20c331ba
+# %% ../nbs/00_schema.ipynb #51943344
+def _fetched(url):
+    "What a file behind an fsspec URL holds."
+    import fsspec
+    try:
+        with fsspec.open(url, "rb") as f: return f.read()
+    except FileNotFoundError: raise KoflanError(f"{url}: no such file") from None
+    except Exception as e: raise KoflanError(f"{url}: not readable: {': '.join([type(e).__name__, *str(e).splitlines()[:1]])}") from e
+
 def read_records(
-    path, # a .jsonl or .parquet file
-    data:bytes|None=None, # what it holds, where it is not on this computer
+    path, # a .jsonl or .parquet file, or the fsspec URL of one
 ) -> pl.DataFrame: # the columns of `SCHEMA` that the file has
     "Read records; `KoflanError` names the file when it is not there or has other columns."
-    if data is None and not Path(path).is_file(): raise KoflanError(f"{path}: no such file")
-    if not (Path(path).stat().st_size if data is None else data): return pl.DataFrame(schema=SCHEMA) # a task of which no row was kept
-    held = path if data is None else BytesIO(data)
-    try: df = pl.read_parquet(held) if Path(path).suffix == ".parquet" else pl.read_ndjson(held, infer_schema_length=None)
+    held = _fetched(path) if "://" in str(path) else None
+    if held is None and not Path(path).is_file(): raise KoflanError(f"{path}: no such file")
+    if not (Path(path).stat().st_size if held is None else held): return pl.DataFrame(schema=SCHEMA) # a task of which no row was kept
+    try: df = pl.read_parquet(held or path) if Path(path).suffix == ".parquet" else pl.read_ndjson(held or path, infer_schema_length=None)
     except (pl.exceptions.PolarsError, OSError) as e: raise KoflanError(f"{path}: not readable: {str(e).splitlines()[0]}") from e
     if missing := [o for o in RECORD if o not in df.columns]: raise KoflanError(f"{path}: no column {missing[0]!r}")
     try: return df.select(pl.col(o).cast(t) for o, t in SCHEMA.items() if o in df.columns)
@@ -223,12 +229,10 @@ def write_json(
 # %% ../nbs/00_schema.ipynb #1bd82a57
 def _built(name, split):
     "A folder of `koflan_generate`, here or behind an fsspec URL, read as its manifest says."
-    from koflan.store import Store
-    store = Store(name)
-    if not (held := store.read_json("manifest.json")): raise KoflanError(f"dataset {name}: no manifest.json there, or a broken one")
-    files = [e["file"] for e in held["files"]]
-    if split not in (there := dict.fromkeys(o.split("/")[0] for o in files)): raise KoflanError(f"dataset {name}: {unknown('split', split, there)}")
-    return pl.concat([store.records(o) for o in files if o.startswith(f"{split}/")], how="diagonal")
+    at = name.rstrip("/")
+    files = [e["file"] for e in json.loads(_fetched(f"{at}/manifest.json") if "://" in at else Path(f"{at}/manifest.json").read_bytes())["files"]]
+    if split not in (held := dict.fromkeys(o.split("/")[0] for o in files)): raise KoflanError(f"dataset {name}: {unknown('split', split, held)}")
+    return pl.concat([read_records(f"{at}/{o}") for o in files if o.startswith(f"{split}/")], how="diagonal")
 
 def _loaded(name, split):
     "Anything else that `datasets` can load. A folder gets a cache of its own, since `datasets` knows folders by their names only."

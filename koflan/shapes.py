@@ -10,8 +10,6 @@ from functools import lru_cache
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.compute as pc
 from fastcore.basics import patch
 
 from .chance import Chance, mix

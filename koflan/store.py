@@ -140,17 +140,16 @@ def read_json(self:Store,
     name:str, # path in the folder
 ): # None when it is not there, or broken
     "What a JSON file holds."
-    try: return json.loads(self.read(name) or b"null")
-    except ValueError as e:
-        if isinstance(e, KoflanError): raise
-        return None
+    held = self.read(name) or b"null"
+    try: return json.loads(held)
+    except ValueError: return None
 
 @patch
 def records(self:Store,
     name:str, # path of a .jsonl or .parquet file in the folder
 ) -> pl.DataFrame: # the columns of `SCHEMA` that it has
     "The records of a file; `KoflanError` as for `read_records`."
-    return read_records(self.here/name) if self.here else read_records(f"{self}/{name}", self.read(name))
+    return read_records(f"{self.url.rstrip('/')}/{name}")
 
 # %% ../nbs/26_store.ipynb #f7b72f16
 @patch
