@@ -86,11 +86,13 @@ def _bare(model):
 
 # %% ../nbs/41_reward.ipynb #6f3bf2e9
 def _sees(config, group, segment, position):
-    "Who attends to whom: (lanes, 1, width, width), or a mask for each kind of layer."
+    "Who attends to whom: 0 or -inf (lanes, 1, width, width), to be added to the logits of attention; for ModernBERT one for each kind of layer."
+    import torch
+    mask = lambda sees: torch.where(sees, 0., -torch.inf)[:, None]
     sees = (group[:, :, None] == group[:, None, :]) & ((segment == group)[:, None, :] | (segment[:, :, None] == segment[:, None, :]))
-    if config.model_type != "modernbert": return sees[:, None]
+    if config.model_type != "modernbert": return mask(sees)
     near = (position[:, :, None] - position[:, None, :]).abs() <= config.sliding_window
-    return dict(full_attention=sees[:, None], sliding_attention=(sees & near)[:, None])
+    return dict(full_attention=mask(sees), sliding_attention=mask(sees & near))
 
 def _product(model, states, segment, lengths, answer_of):
     "Scores (answers,): the scaled product of the mean states of prompt and answer."
