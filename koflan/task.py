@@ -260,11 +260,11 @@ def _shows_options(templates): return np.array(["options" in t.fields for t in t
 # %% ../nbs/04_task.ipynb #a4338509
 @patch
 def _blank(self:Task, ask, columns):
-    "Which rows have nothing in any field of their input? An input without fields is never blank."
+    "Which rows have nothing in any field of their input? The answers written out are not counted; an input without other fields is never blank."
     out, inputs = np.zeros(len(ask), dtype=bool), self._inputs()
-    for text in filter(lambda o: o.fields, dict.fromkeys(inputs)):
-        mine = np.array([o is text for o in inputs])[ask]
-        if mine.any(): out |= mine & np.logical_and.reduce([(columns[f] == "").to_numpy() for f in text.fields])
+    for text in dict.fromkeys(inputs):
+        mine, own = np.array([o is text for o in inputs])[ask], [f for f in text.fields if f != "options"]
+        if own and mine.any(): out |= mine & np.logical_and.reduce([(columns[f] == "").to_numpy() for f in own])
     return out
 
 # %% ../nbs/04_task.ipynb #b76b0682

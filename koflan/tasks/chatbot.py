@@ -58,9 +58,9 @@ _TOPIC = Ask(
     answers=dict(daily=["일상", "일상 이야기"], parting=["이별", "이별 이야기"], love=["사랑", "사랑 이야기"]))
 _TALK = Ask(
     "두 사람은 무엇을 두고 이야기하고 있나요? 보기: {options}",
-    "말과 대답을 함께 읽고 일상, 이별, 사랑 중 어떤 이야기인지 알려 줘.",
+    "말과 대답을 함께 읽고 어떤 이야기인지 알려 줘. 보기: {options}",
     "아래 대화의 주제를 셋 중에서 고르시오: {options}",
-    "이 대화는 일상생활, 이별, 사랑 가운데 어디에 듭니까?",
+    "이 대화는 어디에 듭니까? 보기: {options}",
     answers=dict(daily=["일상", "일상생활"], parting=["이별", "이별 뒤의 마음"], love=["사랑", "사랑과 연애"]), input=_BOTH)
 
 # %% ../../nbs/tasks/chatbot.ipynb #fcba5f29

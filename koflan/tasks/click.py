@@ -50,8 +50,8 @@ CLICK_PROMPTS = Prompts(
     Ask("보기 가운데 문제의 답을 고르세요. 보기: {options}",
         "문제의 정답은 다음 중 어느 것인가요? {options}",
         "다음에서 알맞은 답을 골라라: {options}",
-        when=dict(brief=True)),
-    input="{problem}",
+        when=dict(brief=True), input="{problem}"),
+    input="{problem}\n\n선택지: {options}",
 )
 
 # %% ../../nbs/tasks/click.ipynb #71dc3942

@@ -55,13 +55,13 @@ HAERAE_PROMPTS = Prompts(
         "질문을 읽고 가장 알맞은 것을 골라라."),
     Ask("다음 보기 가운데 질문의 답을 고르세요: {options}",
         "다음 중에서 정답을 골라 줘. {options}",
-        "이 문제의 답은 무엇일까요? 보기: {options}"),
+        "이 문제의 답은 무엇일까요? 보기: {options}", input="{question}"),
     Ask("상식을 묻는 문제입니다. 바르게 답하십시오.", "이 상식 퀴즈의 답을 알려 주세요.", when=dict(_config="general_knowledge")),
     Ask("한국사 문제를 읽고 알맞은 답을 찾으시오.", "우리 역사에 관한 물음이에요. 답을 골라 보세요.", when=dict(_config="history")),
     Ask("외래어를 우리말로 다듬은 말을 골라 주세요.", "외국에서 들어온 말을 대신할 우리말은 무엇입니까?", when=dict(_config="loan_words")),
     Ask("낱말의 뜻에 관한 물음이다. 알맞은 답을 골라라.", "우리말 어휘력을 알아보는 문제예요. 답이 무엇일까요?", when=dict(_config="rare_words")),
     Ask("표준 전문 용어로 알맞은 말을 고르십시오.", "전문 용어를 바르게 다듬은 말은 어느 것인가요?", when=dict(_config="standard_nomenclature")),
-    input="{question}",
+    input="{question}\n\n선택지: {options}",
 )
 
 # %% ../../nbs/tasks/haerae_bench.ipynb #1cbbe7e0

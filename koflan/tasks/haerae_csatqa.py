@@ -45,12 +45,12 @@ CSATQA_PROMPTS = Prompts(
         "이 문항의 정답이라고 생각하는 것을 고르시오."),
     Ask("지문을 읽고 이어지는 물음에 답하시오.",
         "글을 꼼꼼히 읽은 뒤 마지막 물음의 답을 골라 주세요.",
-        "앞의 글을 근거로 삼아 물음에 알맞은 답을 찾아라.",
+        "주어진 글을 근거로 삼아 물음에 알맞은 답을 찾아라.",
         when=dict(has_context=True)),
     Ask("문제를 읽고 선택지에서 답을 고르세요. 선택지: {options}",
         "다음 가운데 문제의 정답은 무엇인가요? {options}",
-        when=dict(brief=True)),
-    input="{problem}",
+        when=dict(brief=True), input="{problem}"),
+    input="{problem}\n\n선택지: {options}",
 )
 
 # %% ../../nbs/tasks/haerae_csatqa.ipynb #801976dc

@@ -70,8 +70,8 @@ KMMLU_PROMPTS = Prompts(
     Ask("다음 문제의 답을 보기에서 골라 주세요. 보기: {options}",
         "이 문제의 정답은 어느 것입니까? {options}",
         "보기에서 물음에 맞는 것을 골라 답해 줘: {options}",
-        when=dict(brief=True)),
-    input="{question}",
+        when=dict(brief=True), input="{question}"),
+    input="{question}\n\n선택지: {options}",
 )
 
 # %% ../../nbs/tasks/kmmlu.ipynb #7edbbdef

@@ -35,8 +35,8 @@ COMMONGEN_PROMPTS = Prompts(
         "이 낱말들을 보고 떠올릴 수 있는, 이치에 맞는 문장을 말해 줘."),
     Ask("개념을 엮은 문장들입니다. 상식에 맞는 문장을 고르세요. {options}",
         "다음 문장 중 주어진 낱말들로 바르게 지은 문장은 무엇인가요? {options}",
-        "말이 되는 문장을 하나만 골라라: {options}"),
-    input="{concepts}",
+        "말이 되는 문장을 하나만 골라라: {options}", input="{concepts}"),
+    input="{concepts}\n\n보기: {options}",
 )
 
 # %% ../../nbs/tasks/ko_commongen.ipynb #117694c6

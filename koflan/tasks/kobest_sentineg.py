@@ -20,7 +20,7 @@ KOBEST_SENTINEG_SOURCE = HubSource(
 # %% ../../nbs/tasks/kobest_sentineg.ipynb #deb5a559
 KOBEST_SENTINEG_PROMPTS = Prompts(
     Ask("이 상품평은 긍정적인가요, 부정적인가요?",
-        "다음 구매 후기에 담긴 감정을 고르세요. 보기: {options}",
+        "다음 구매 후기가 어떤 평가인지 고르세요. 보기: {options}",
         "'안'이나 '못' 같은 말까지 꼼꼼히 읽고 후기가 긍정인지 부정인지 판정하시오.",
         "온라인 쇼핑몰에 올라온 글이다. 글쓴이의 평가가 어느 쪽인지 골라라: {options}",
         "아래 쇼핑 후기의 감성을 분석해 {options} 중 하나로 답해 줘.",

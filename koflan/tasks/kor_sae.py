@@ -29,9 +29,9 @@ _KIND = Ask(
     answers={
         "yes/no": ["예·아니요 질문", "그런지 아닌지 묻는 질문"],
         "alternative": ["선택 질문", "둘 이상 가운데 어느 쪽인지 묻는 질문"],
-        "wh- questions": ["의문사 질문", "모르는 내용을 알려 달라는 질문"],
-        "prohibitions": ["금지", "어떤 일을 하지 말라는 금지"],
-        "requirements": ["요구", "어떤 일을 하라는 요구"],
+        "wh- questions": ["의문사 질문", "때·곳·사람·방법 따위를 묻는 질문"],
+        "prohibitions": ["금지", "어떤 일을 하지 말라고만 하는 금지"],
+        "requirements": ["요구", "어떤 일을 하라고만 하는 요구"],
         "strong requirements": ["강한 요구", "하지 말 것과 할 일을 함께 이르는 강한 요구"]})
 
 # %% ../../nbs/tasks/kor_sae.ipynb #baf6b8fe
@@ -43,9 +43,9 @@ _RESPONSE = Ask(
     answers={
         "yes/no": ["그런지 아닌지 답하면 된다", "예나 아니요로 대답하면 된다"],
         "alternative": ["나온 것들 가운데 하나를 골라 답하면 된다", "어느 쪽인지 골라 말해 주면 된다"],
-        "wh- questions": ["묻는 내용을 알려 주면 된다", "모르는 것을 찾아 말해 주면 된다"],
-        "prohibitions": ["말리는 일을 하지 않으면 된다", "하지 말라는 일을 그만두면 된다"],
-        "requirements": ["바라는 일을 하면 된다", "부탁하거나 시킨 일을 하면 된다"],
+        "wh- questions": ["때·곳·사람·방법 따위를 알려 주면 된다", "언제·어디·누구·무엇인지 찾아 말해 주면 된다"],
+        "prohibitions": ["말리는 일만 하지 않으면 된다", "하지 말라는 일만 그만두면 된다"],
+        "requirements": ["바라는 일만 하면 된다", "부탁하거나 시킨 일만 하면 된다"],
         "strong requirements": ["말리는 일은 그만두고 하라는 일을 하면 된다", "하지 말라는 일 대신 시킨 일을 하면 된다"]})
 
 # %% ../../nbs/tasks/kor_sae.ipynb #e32e83a2
@@ -57,8 +57,8 @@ _WISH = Ask(
         "yes/no": ["어떤 일이 그런지 아닌지 알고 싶어 한다"],
         "alternative": ["여러 가지 가운데 어느 것인지 알고 싶어 한다"],
         "wh- questions": ["때나 곳이나 까닭 같은 모르는 내용을 알고 싶어 한다"],
-        "prohibitions": ["상대가 어떤 일을 하지 않기를 바란다"],
-        "requirements": ["상대가 어떤 일을 하기를 바란다"],
+        "prohibitions": ["상대가 어떤 일을 하지 않기만을 바란다"],
+        "requirements": ["상대가 어떤 일을 하기만을 바란다"],
         "strong requirements": ["상대가 한 가지를 그만두고 다른 일을 하기를 바란다"]})
 KOR_SAE_PROMPTS = Prompts(_KIND, _RESPONSE, _WISH, input="{intent_pair1}")
 

@@ -40,12 +40,12 @@ KORMEDMCQA_PROMPTS = Prompts(
         "국가시험을 준비하는데 이 문제의 정답은 무엇일까요?"),
     Ask("문제의 답을 보기에서 고르세요. 보기: {options}",
         "다음 선택지 중 문제의 정답은 무엇입니까? {options}",
-        when=dict(brief=True)),
+        when=dict(brief=True), input="{question}"),
     Ask("의사 국가시험 문제입니다. 알맞은 답을 고르십시오.", "의사라면 어떻게 답해야 할까요? 정답을 골라 주세요.", when=dict(_config="doctor")),
     Ask("간호사 국가시험 문제를 풀고 답을 말해 줘.", "간호사 시험에 나온 물음이에요. 정답을 골라 보세요.", when=dict(_config="nurse")),
     Ask("약사 국가시험에 출제된 문제다. 답을 골라라.", "약사 시험 문제입니다. 무엇이 정답인지 답하세요.", when=dict(_config="pharm")),
     Ask("치과의사 국가시험 문제의 정답을 고르시오.", "치과의사 시험을 본다고 생각하고 답을 골라 주세요.", when=dict(_config="dentist")),
-    input="{question}",
+    input="{question}\n\n선택지: {options}",
 )
 
 # %% ../../nbs/tasks/kormedmcqa.ipynb #6ba2e2f9
