@@ -322,9 +322,9 @@ def koflan_contamination(
     "Find train records that overlap the test records of any task."
     with user_errors("koflan_contamination"):
         seen = Overlaps(folder, splits, near, min_chars, by)
-        print(seen.report(rows, show))
         if csv: seen.write_csv(csv)
         if matches: seen.write_csv(matches, "matches")
         done = seen.drop(drop) if drop else []
-    each = [(e["recipe"]["task"], f"{e['kept']:,}", *(f"{e['dropped'].get(o, 0):,}" for o in REASONS)) for e in done]
-    if done: print("\n".join([f"\ntrain records left in {drop}:", *_lines([("task", "kept", *REASONS), *each], 1)]))
+        print(seen.report(rows, show))
+        each = [(e["recipe"]["task"], f"{e['kept']:,}", *(f"{e['dropped'].get(o, 0):,}" for o in REASONS)) for e in done]
+        if done: print("\n".join([f"\ntrain records left in {drop}:", *_lines([("task", "kept", *REASONS), *each], 1)]))

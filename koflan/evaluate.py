@@ -127,5 +127,5 @@ def koflan_evaluate(
         results = evaluate(RewardModel.from_pretrained(model_name_or_path, max_length=max_length, precision=precision), records, max_samples)
         if baseline: add_baseline(results, *(o if "task" in o.columns else o.with_columns(task=pl.lit("all")) for o in (load_records(dataset, "train"), records)), max_samples)
         results.write_csv(output_csv)
-    print(results)
-    print(f"written to {output_csv}")
+        print(results)
+        print(f"written to {output_csv}")

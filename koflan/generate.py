@@ -443,7 +443,7 @@ def koflan_generate(
     with user_errors("koflan_generate"):
         done, failed, missing = generate(tasks, output_dir, splits, max_instance_per_task, seed, num_proc, hub_mirror, allow_no_input, allow_no_negative, format,
                                          max_shard_rows, mixing, mixing_rate_max, total, weights, dedup, holdout, engine, ray_address, shard_rows)
-    print(summary(done))
+        print(summary(done))
     for (name, split), why in sorted(missing.items()): print(f"koflan_generate: {name} {split} is not there: {why}", file=sys.stderr)
     for (name, split), why in sorted(failed.items()): print(f"koflan_generate: {name} {split} failed: {why}", file=sys.stderr)
     held = (Store(output_dir).read_json(MANIFEST) or {}).get("holdout")

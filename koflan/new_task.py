@@ -894,8 +894,9 @@ def koflan_new_task(
     hub_mirror:str=None, # folder of dataset repositories (DIR/owner/name), or "samples"; by default KOFLAN_HUB_MIRROR, else the Hub
 ):
     "Start a new task: a notebook filled in as far as the columns tell."
-    with user_errors("koflan_new_task"): new, kept, plan = new_task(name, repo, config, kind, source, label, input, output_dir, package, hub_mirror)
-    print(f"{name}: {plan.kind}, {FAMILIES[plan.kind]}; input {', '.join(plan.inputs)}; read besides {', '.join(plan.columns)}")
-    for o in new: print(f"  wrote {o}")
-    for o in kept: print(f"  kept  {o}")
-    print(f"next: open {new[0]}, decide where it says '{MARK}', run all cells")
+    with user_errors("koflan_new_task"):
+        new, kept, plan = new_task(name, repo, config, kind, source, label, input, output_dir, package, hub_mirror)
+        print(f"{name}: {plan.kind}, {FAMILIES[plan.kind]}; input {', '.join(plan.inputs)}; read besides {', '.join(plan.columns)}")
+        for o in new: print(f"  wrote {o}")
+        for o in kept: print(f"  kept  {o}")
+        print(f"next: open {new[0]}, decide where it says '{MARK}', run all cells")

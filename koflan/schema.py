@@ -30,11 +30,17 @@ def user_errors(
     prog:str, # the name of the command
     code:int=2, # exit code
 ):
-    "Print a `KoflanError` as one line and leave with an exit code."
-    try: yield
+    "Print a `KoflanError` as one line and leave with an exit code; with 1 where nobody reads what is printed any more (`| head`)."
+    try:
+        try: yield
+        finally: sys.stdout.flush()
     except KoflanError as e:
         print(f"{prog}: {e}", file=sys.stderr)
         raise SystemExit(code) from None
+    except BrokenPipeError as e:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()) # where what is left may go
+        print(f"{prog}: {e.strerror}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 # %% ../nbs/00_schema.ipynb #b0bf7ea1
 SCHEMA = {

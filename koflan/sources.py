@@ -171,7 +171,8 @@ def _in_card(path, config):
     if set(entry) != {"config_name", "data_files"} or (not config and any("default" in o for o in entries)): return None
     if not all(isinstance(o, str) and _PLAIN.fullmatch(o) for o in listed.values()): return None
     held = {split: sorted(f"{path}/{file}" for file in glob(o, root_dir=path)) for split, o in listed.items()}
-    return held if all(files and all(o.endswith(".parquet") for o in files) for files in held.values()) else None
+    held = {split: files for split, files in held.items() if files} # a mirror need not hold all splits
+    return held if held and all(o.endswith(".parquet") for files in held.values() for o in files) else None
 
 # %% ../nbs/03_sources.ipynb #66f4abf4
 def _label_names(metadata):

@@ -208,7 +208,8 @@ def koflan_verify(
     num_proc:int=1, # processes
 ):
     "Check a data folder against its manifest, and build it again to compare."
-    with user_errors("koflan_verify"): found = verify(folder, hub_mirror, quick, num_proc)
-    for o in found: print(o)
-    print(f"koflan_verify: {folder}: " + (f"{len(found)} different" if found else "all is right"))
+    with user_errors("koflan_verify"):
+        found = verify(folder, hub_mirror, quick, num_proc)
+        for o in found: print(o)
+        print(f"koflan_verify: {folder}: " + (f"{len(found)} different" if found else "all is right"))
     if found: raise SystemExit(1)

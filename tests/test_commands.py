@@ -61,6 +61,13 @@ def test_bad_input(args, code, says, data, tmp_path):
     assert not list((tmp_path/"cwd").rglob("*")) and not (tmp_path/"out").exists()
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_nobody_reads_what_is_printed(unbuffered):
+    process = subprocess.Popen([sys.executable, "-m", "koflan.tasks"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | {"PYTHONUNBUFFERED": unbuffered})
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == ("koflan_tasks: Broken pipe\n", 1)
+
+
 def test_a_broken_source_leaves_the_others(tmp_path):
     repo = tmp_path/"hub"/"e9t"/"nsmc"/"data"
     repo.mkdir(parents=True)

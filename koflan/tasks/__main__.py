@@ -60,7 +60,8 @@ def koflan_tasks(
     markdown:bool=False, # a gallery in Markdown
 ):
     "List the tasks and describe them."
-    with user_errors("koflan_tasks"): classes = find_tasks(tasks)
-    if markdown: print(gallery(classes))
-    elif verbose or len(classes) == 1: print("\n\n".join(map(details, classes)))
-    else: print(f"{listing(classes)}\n{len(classes)} tasks")
+    with user_errors("koflan_tasks"):
+        classes = find_tasks(tasks)
+        if markdown: print(gallery(classes))
+        elif verbose or len(classes) == 1: print("\n\n".join(map(details, classes)))
+        else: print(f"{listing(classes)}\n{len(classes)} tasks")
