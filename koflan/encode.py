@@ -46,7 +46,11 @@ def _around(tokenizer):
     j = find(two, i + len(one))
     return both[:i], both[i + len(one):j], both[j + len(two):]
 
-# %% ../nbs/40_encode.ipynb #ef7680ea
+# %% ../nbs/40_encode.ipynb #f35722b0
+def _no_text(o):
+    try: o.encode()
+    except (AttributeError, UnicodeEncodeError): return True # no str, or one with half a surrogate pair
+
 class Encoder:
     "Turns instruction, input and answers into tokens."
     def __init__(self,
@@ -62,9 +66,13 @@ class Encoder:
     def ids(self,
         texts:list, # texts; equal ones are tokenised once
     ) -> list: # a list of token ids for each
-        "Tokens of texts, without special tokens."
-        unique = list(dict.fromkeys(texts))
-        got = self.tokenizer(unique, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"] if unique else []
+        "Tokens of texts, without special tokens; `KoflanError` where one is no text."
+        try:
+            unique = list(dict.fromkeys(texts))
+            got = self.tokenizer(unique, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"] if unique else []
+        except TypeError as e:
+            if none := list(filter(_no_text, texts)): raise KoflanError(f"{repr(none[0])[:80]} is no text") from e
+            raise
         known = dict(zip(unique, got))
         return [known[o] for o in texts]
 
@@ -195,7 +203,7 @@ def packed(self:Encoder,
     kept = input[max(0, len(input) - max(0, room)):] if room > 0 else []
     prompt = [*self.before, *kept, *([self.tokenizer.sep_token_id] if kept else []), *instruction, *self.between]
     replies, left = [list(o) or self.after for o in answers], self.max_length - len(prompt)
-    if (longest := max(map(len, replies), default=0)) > left: raise KoflanError(f"an answer takes {longest} tokens beside an instruction of {len(instruction)}, {left} at most")
+    if (longest := max(map(len, replies), default=0)) > left: raise KoflanError(f"an answer takes {longest} tokens beside an instruction of {len(instruction)}, {max(0, left)} at most")
     return Packed(prompt, replies)
 
 # %% ../nbs/40_encode.ipynb #d46b3fb9

@@ -248,7 +248,9 @@ class RewardModel:
         "Load a checkpoint of `koflan_train_reward`, pair or packed, or any encoder with one logit."
         import torch
         model, tokenizer = load_checkpoint(name)
-        made = cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), tokenizer, max_length, precision)
+        try: model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        except (AssertionError, RuntimeError) as e: raise KoflanError(f"device {device!r}: {str(e).splitlines()[0]}") from e
+        made = cls(model, tokenizer, max_length, precision)
         if compile: made.model = torch.compile(made.model, dynamic=True)
         return made
 
@@ -297,29 +299,41 @@ def score_pieces(self:RewardModel,
 # %% ../nbs/41_reward.ipynb #ca09693f
 def _prompts(instruction, input, answers):
     "(is it one prompt?, instructions, inputs, answers) with one entry for each prompt."
-    if isinstance(answers, str) or not len(answers): raise KoflanError("answers must be a list with one answer or more")
-    own, n = not isinstance(answers[0], str), {len(o) for o in (instruction, input) if not isinstance(o, str)}
-    n |= {len(answers)} if own else set()
+    if isinstance(answers, str): raise KoflanError("answers must be a list with one answer or more")
+    listed = lambda o: o if isinstance(o, str) else list(o)
+    try:
+        said, text, own = listed(instruction), listed(input), list(map(listed, answers)) if (answers := list(answers)) and not isinstance(answers[0], str) else None
+    except TypeError: raise KoflanError("instruction and input must each be a text or a list of texts, answers a list of texts or of such lists") from None
+    n = {len(o) for o in (said, text, own) if isinstance(o, list)}
     if len(n) > 1: raise KoflanError(f"instruction, input and answers have different lengths: {', '.join(map(str, sorted(n)))}")
-    if own and not all(len(o) and not isinstance(o, str) for o in answers): raise KoflanError("every prompt needs a list with one answer or more")
-    times = n.pop() if n else 1
-    return not (own or times > 1 or not isinstance(input, str) or not isinstance(instruction, str)), *([o] * times if one else list(o) for o, one in ((instruction, isinstance(instruction, str)), (input, isinstance(input, str)), (answers, not own)))
+    times = max(n, default=1)
+    lists = [answers] * times if own is None else own
+    if not all(o and isinstance(o, list) for o in lists): raise KoflanError("every prompt needs a list with one answer or more")
+    return not n, *(o if isinstance(o, list) else [o] * times for o in (said, text)), lists
 
+@patch
+def _scored(self:RewardModel, instruction, input, answers):
+    "(is it one prompt?, answers, scores) with one entry for each prompt."
+    one, instructions, inputs, lists = _prompts(instruction, input, answers)
+    ids = iter(self.encoder.ids([*instructions, *inputs, *(a for o in lists for a in o)]))
+    asked, given = ([next(ids) for _ in o] for o in (instructions, inputs))
+    pieces = [p for i, q, o in zip(given, asked, lists) for p in self.scorer.pieces(i, q, [next(ids) for _ in o])]
+    scores = np.split(self.score_pieces(pieces), np.cumsum([len(o) for o in lists], dtype=np.int64))
+    return one, lists, [o.tolist() for _, o in zip(lists, scores)]
+
+def _one_or_all(one, each): return each[0] if one else each
+
+# %% ../nbs/41_reward.ipynb #00e564a5
 @patch
 def score(self:RewardModel,
     instruction, # what is asked; a list of them for many prompts
     input, # what it is asked about; a list for many prompts
     answers:list, # possible answers; a list of lists where each prompt has its own
 ) -> list: # a float for each answer; for many prompts a list of those
-    "Scores of the answers to one prompt, or to many in as few batches as they fit."
-    one, instructions, inputs, lists = _prompts(instruction, input, answers)
-    ids = iter(self.encoder.ids([*instructions, *inputs, *(a for o in lists for a in o)]))
-    asked, given = ([next(ids) for _ in o] for o in (instructions, inputs))
-    pieces = [p for i, q, o in zip(given, asked, lists) for p in self.scorer.pieces(i, q, [next(ids) for _ in o])]
-    scores = np.split(self.score_pieces(pieces), np.cumsum([len(o) for o in lists])[:-1])
-    return scores[0].tolist() if one else [o.tolist() for o in scores]
+    "Scores of the answers to one prompt, or to many in as few batches as they fit; `KoflanError` where something is no text."
+    one, _, scores = self._scored(instruction, input, answers)
+    return _one_or_all(one, scores)
 
-# %% ../nbs/41_reward.ipynb #e090e2c7
 @patch
 def rank(self:RewardModel,
     instruction, # as in `score`
@@ -327,10 +341,8 @@ def rank(self:RewardModel,
     answers:list, # as in `score`
 ) -> list: # `Ranked`, best first; equal scores stay in the order given. For many prompts a list of those
     "Answers, best first."
-    one, _, _, lists = _prompts(instruction, input, answers)
-    scores = self.score(instruction, input, answers)
-    ranked = [sorted(map(Ranked, o, s), key=lambda o: -o.score) for o, s in zip(lists, [scores] if one else scores)]
-    return ranked[0] if one else ranked
+    one, lists, scores = self._scored(instruction, input, answers)
+    return _one_or_all(one, [sorted(map(Ranked, o, s), key=lambda o: -o.score) for o, s in zip(lists, scores)])
 
 # %% ../nbs/41_reward.ipynb #8073febd
 @patch
@@ -340,8 +352,8 @@ def classify(self:RewardModel,
     labels:list, # as the answers of `score`
 ): # the best label; for many prompts a list of them
     "The label with the highest score."
-    got = self.rank(instruction, input, labels)
-    return got[0].answer if isinstance(got[0], Ranked) else [o[0].answer for o in got]
+    one, lists, scores = self._scored(instruction, input, labels)
+    return _one_or_all(one, [o[int(np.argmax(s))] for o, s in zip(lists, scores)])
 
 # %% ../nbs/41_reward.ipynb #ac89a3dc
 def best_threshold(
@@ -379,10 +391,8 @@ def classify_multi(self:RewardModel,
     "All labels that hold."
     threshold = getattr(_bare(self.model).config, "koflan_threshold", None) if threshold is None else threshold
     if threshold is None: raise KoflanError("the checkpoint has no threshold: call fit_threshold with validation records, or give one")
-    one, _, _, lists = _prompts(instruction, input, labels)
-    scores = self.score(instruction, input, labels)
-    kept = [[a for a, x in zip(o, s) if x > threshold] for o, s in zip(lists, [scores] if one else scores)]
-    return kept[0] if one else kept
+    one, lists, scores = self._scored(instruction, input, labels)
+    return _one_or_all(one, [[a for a, x in zip(o, s) if x > threshold] for o, s in zip(lists, scores)])
 
 # %% ../nbs/41_reward.ipynb #4b4c0a62
 TALLY = ("loss", "pairwise", "top1", "chance")
