@@ -46,10 +46,11 @@ def _around(tokenizer):
     j = find(two, i + len(one))
     return both[:i], both[i + len(one):j], both[j + len(two):]
 
-# %% ../nbs/40_encode.ipynb #f35722b0
-def _no_text(o):
-    try: o.encode()
-    except (AttributeError, UnicodeEncodeError): return True # no str, or one with half a surrogate pair
+# %% ../nbs/40_encode.ipynb #d11ff307
+def _check_texts(texts):
+    for o in texts:
+        try: o.encode()
+        except (AttributeError, UnicodeEncodeError): raise KoflanError(f"{repr(o)[:80]} is no text") from None # no str, or one with half a surrogate pair
 
 class Encoder:
     "Turns instruction, input and answers into tokens."
@@ -67,12 +68,9 @@ class Encoder:
         texts:list, # texts; equal ones are tokenised once
     ) -> list: # a list of token ids for each
         "Tokens of texts, without special tokens; `KoflanError` where one is no text."
-        try:
-            unique = list(dict.fromkeys(texts))
-            got = self.tokenizer(unique, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"] if unique else []
-        except TypeError as e:
-            if none := list(filter(_no_text, texts)): raise KoflanError(f"{repr(none[0])[:80]} is no text") from e
-            raise
+        _check_texts(texts)
+        unique = list(dict.fromkeys(texts))
+        got = self.tokenizer(unique, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"] if unique else []
         known = dict(zip(unique, got))
         return [known[o] for o in texts]
 

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['LOST', 'TRIES', 'ENGINES', 'Work', 'Done', 'do', 'run', 'Here', 'Processes', 'Ray', 'make_pool']
 
-# %% ../nbs/29_engines.ipynb #4432b4be
+# %% ../nbs/29_engines.ipynb #20b68b1c
 import os
 import re
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -94,6 +95,7 @@ class Here:
 
 # %% ../nbs/29_engines.ipynb #48fa75ae
 def _leave_with_parent():
+    signal.signal(signal.SIGINT, signal.SIG_IGN) # Ctrl-C is for the parent
     def watch():
         parent_process().join()
         os._exit(1)

@@ -14,7 +14,7 @@ import polars as pl
 from fastcore.script import call_parse
 
 from .baseline import BASELINES, baselines
-from .reward import RewardModel, as_text, by_task
+from .reward import TALLY, RewardModel, as_text, by_task
 from .schema import KoflanError, load_records, user_errors, whole_file
 
 # %% ../nbs/50_evaluate.ipynb #e0a1c845
@@ -34,7 +34,9 @@ class Results:
     "A table of results: text in a terminal, bars in a notebook."
     def __init__(self,
         table:pl.DataFrame, # of `by_task`
+        left_out:int=0, # records that could not be judged
     ):
+        self.left_out = left_out
         low, high = wilson(pl.col("top1"), pl.col("n"))
         task = pl.col("task") != "macro"
         self.table = table.with_columns(top1_low=pl.when(task).then(low), top1_high=pl.when(task).then(high))
@@ -43,7 +45,7 @@ class Results:
         lines = as_text(self.table).splitlines()
         for k in BASELINES:
             if k in self.table.columns: lines = [f"{o}{x:>10}" for o, x in zip(lines, [k, *map(_number, self.table[k].to_list())])]
-        return "\n".join(lines)
+        return "\n".join([*lines, *([f"left out: {self.left_out:,} records without a wrong answer, or too long"] if self.left_out else [])])
 
     def write_csv(self,
         path, # where
@@ -60,19 +62,23 @@ class Results:
         return ("<table><thead><tr><th>task</th><th>n</th><th>top-1 (붉은 금: 무작위)</th>" + "".join(f"<th>{o}</th>" for o in columns.values()) + "</tr></thead><tbody>"
                 + "".join(map(row, self.table.to_dicts())) + "</tbody></table>")
 
-# %% ../nbs/50_evaluate.ipynb #2569b1d9
+# %% ../nbs/50_evaluate.ipynb #fa110ceb
+def _both(): return (pl.col("positives").list.len() > 0) & (pl.col("negatives").list.len() > 0)
+
 def evaluate(
     model:RewardModel, # the model
     records:pl.DataFrame, # the columns of a record, and `task`
     max_samples:int|None=None, # records of each task at most, the first ones
     progress:bool=True, # show a bar?
 ) -> Results: # by task, and their macro average
-    "Score every answer of every record; records without a wrong answer are left out."
+    "Score every answer of every record; records without a wrong answer, or too long for the model, are left out and counted."
     if "task" not in records.columns: records = records.with_columns(task=pl.lit("all"))
-    records = records.filter((pl.col("positives").list.len() > 0) & (pl.col("negatives").list.len() > 0))
-    if max_samples: records = records.filter(pl.int_range(pl.len()).over("task") < max_samples)
-    if records.is_empty(): raise KoflanError("no record has both a right and a wrong answer")
-    return Results(by_task(records["task"].to_list(), model.tallies(records, progress)))
+    rows = records.filter(_both())
+    few = rows if max_samples is None else rows.filter(pl.int_range(pl.len()).over("task") < max_samples)
+    went = np.asarray(model.tallies(few, progress), dtype=np.float64).reshape(len(few), len(TALLY))
+    judged = ~np.isnan(went[:, TALLY.index("chance")])
+    if not judged.any(): raise KoflanError("no record has both a right and a wrong answer that fit")
+    return Results(by_task(few["task"].filter(pl.Series(judged)).to_list(), went[judged]), len(records) - len(rows) + int((~judged).sum()))
 
 # %% ../nbs/50_evaluate.ipynb #22bfc59a
 def mistakes(
@@ -81,11 +87,11 @@ def mistakes(
     most:int=10, # at most
 ) -> pl.DataFrame: # instruction, input, right, chosen, gap; the surest first
     "Records whose best answer is a wrong one."
-    found = []
-    for r, s in zip(rows := records.to_dicts(), model.score(*([o[k] for o in rows] for k in ("instruction", "input")), [o["positives"] + o["negatives"] for o in rows])):
+    found, rows = [], records.filter(pl.Series(np.asarray(model.tallies(records, progress=False))[:, TALLY.index("top1")] == 0, dtype=pl.Boolean)).to_dicts()
+    for r, s in zip(rows, model.score(*([o[k] for o in rows] for k in ("instruction", "input")), [o["positives"] + o["negatives"] for o in rows])):
         n = len(r["positives"])
         right, chosen = int(np.argmax(s[:n])), int(np.argmax(s[n:]))
-        if (gap := s[n + chosen] - s[right]) >= 0: found.append((r["instruction"], r["input"], r["positives"][right], r["negatives"][chosen], gap))
+        found.append((r["instruction"], r["input"], r["positives"][right], r["negatives"][chosen], s[n + chosen] - s[right]))
     table = pl.DataFrame(found, schema=dict(instruction=pl.String, input=pl.String, right=pl.String, chosen=pl.String, gap=pl.Float64), orient="row")
     return table.sort("gap", descending=True, maintain_order=True).head(most)
 
@@ -97,7 +103,7 @@ def add_baseline(
     max_samples:int|None=None, # as in `evaluate`
 ) -> Results: # with the columns `majority` and `baseline`, top-1 accuracies
     "Put the commonest label and the lexical baseline of every task beside the results."
-    train, test = (o.filter((pl.col("positives").list.len() > 0) & (pl.col("negatives").list.len() > 0)) for o in (train, test))
+    train, test = (o.filter(_both()) for o in (train, test))
     if max_samples: test = test.filter(pl.int_range(pl.len()).over("task") < max_samples)
     found, names = {}, results.table["task"].to_list()[:-1]
     for name in names:

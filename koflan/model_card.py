@@ -24,7 +24,7 @@ def command_of(
 ) -> str: # one line for a shell
     "The command that gives these arguments."
     default = lambda f: f.default if f.default is not MISSING else f.default_factory() if f.default_factory is not MISSING else None
-    told = {f.name: v for f in fields(args) if f.init and f.name not in DERIVED and (v := getattr(args, f.name)) != default(f) and v is not None}
+    told = {f.name: v for f in fields(args) if f.init and f.name not in DERIVED and not f.name.endswith("_token") and (v := getattr(args, f.name)) != default(f) and v is not None}
     plain = {k: getattr(v, "value", v) for k, v in told.items()}
     return " ".join([program, *(f"--{k}" if v is True else f"--{k} {shlex.quote(str(v))}" for k, v in plain.items() if isinstance(v, (str, int, float)))])
 

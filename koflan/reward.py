@@ -114,7 +114,10 @@ def _packed_class(base):
         types = dict(token_type_ids=token_type_ids) if getattr(self.config, "type_vocab_size", 0) > 1 else {}
         states = base.forward(self, input_ids=input_ids, position_ids=position_ids + first, attention_mask=_sees(self.config, group, segment, position_ids), **types).last_hidden_state
         return _product(self, states, segment, lengths, answer_of)
-    return type(base.__name__, (base,), dict(forward=forward, __module__=__name__))
+    reduce = lambda self, protocol: (_unpickled, (base,), self.__dict__) # pickle does not find such a class by its name
+    return type(base.__name__, (base,), dict(forward=forward, __reduce_ex__=reduce, __module__=__name__))
+
+def _unpickled(base): return (cls := _packed_class(base)).__new__(cls)
 
 def forward_pair(
     model, # a sequence classification model, wrapped or not
@@ -133,7 +136,7 @@ def encoder_for(
     "The encoder that fits a model."
     cfg = model.config
     limit = getattr(cfg, "max_position_embeddings", max_length)
-    if cfg.model_type in ("roberta", "xlm-roberta", "camembert"): limit -= 2 # their positions start after the padding index
+    if cfg.model_type in ("roberta", "xlm-roberta", "camembert"): limit -= cfg.pad_token_id + 1 # their positions start after the padding index
     return Encoder(tokenizer, min(max_length, limit), segments=getattr(cfg, "type_vocab_size", 1) > 1)
 
 class Scorer:
@@ -163,7 +166,22 @@ class Scorer:
         "Scores of a batch, answer by answer."
         return model(**batch) if self.packed else forward_pair(model, batch)
 
-# %% ../nbs/41_reward.ipynb #faa7d766
+# %% ../nbs/41_reward.ipynb #c54e914a
+@patch
+def left_out(self:Scorer,
+    rows, # `EncodedRecords`
+) -> list: # for each record "no_negative", "no_positive", "too_long", or None where nothing is in the way
+    "Why records cannot be judged."
+    head, longest, _ = rows.sizes()
+    sure = head + longest + self.encoder.frame + self.encoder.answer_room < self.encoder.max_length
+    counts = [(n, len(t) - 2 - n) for n, t in zip(rows.right, rows.texts)]
+    return [("no_negative" if r else "no_positive") if not (r and w) else None if ok else _too_long(self, rows[i]) for i, ((r, w), ok) in enumerate(zip(counts, sure))]
+
+def _too_long(scorer, o):
+    try: scorer.pieces(o.input, o.instruction, [max((*o.positives, *o.negatives), key=len)])
+    except KoflanError: return "too_long"
+
+# %% ../nbs/41_reward.ipynb #5b9e5388
 def load_checkpoint(
     name, # a folder, or "owner/name" on the Hub
     scoring:str|None=None, # "pair" or "packed"; by default what the checkpoint was trained for, else pair
@@ -182,7 +200,7 @@ def load_checkpoint(
     except KoflanError: raise
     except Exception as e: raise KoflanError(f"checkpoint {name}: no model to be had from there ({type(e).__name__}: {str(e).splitlines()[0][:200]})") from e
 
-# %% ../nbs/41_reward.ipynb #a9353a53
+# %% ../nbs/41_reward.ipynb #910eb120
 @contextmanager
 def _quiet():
     "No bars and no report on weights that are meant to be new."
@@ -202,7 +220,7 @@ def _load_query(model, name, made_for):
     model.koflan_query.load_state_dict({k.removeprefix("koflan_query."): v for k, v in weights.items() if k.startswith("koflan_query.")})
     return model
 
-# %% ../nbs/41_reward.ipynb #9d95ac3a
+# %% ../nbs/41_reward.ipynb #3cac28d4
 def precision_for(
     device, # "cpu", "cuda"..., or a torch device
     asked:str="auto", # "auto", "fp32" or "bf16"
@@ -216,7 +234,7 @@ def precision_for(
     has = torch.cpu.get_capabilities() if kind == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
     return "bf16" if has.get("amx_bf16") or has.get("avx512_bf16") or has.get("bf16") else "fp32"
 
-# %% ../nbs/41_reward.ipynb #72a24b75
+# %% ../nbs/41_reward.ipynb #4a99c006
 class Ranked(NamedTuple):
     "An answer and its score."
     answer: str
@@ -261,7 +279,7 @@ class RewardModel:
         with _quiet(): _bare(self.model).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
-# %% ../nbs/41_reward.ipynb #9bb115f1
+# %% ../nbs/41_reward.ipynb #3a88911f
 @patch
 @contextmanager
 def computing(self:RewardModel):
@@ -296,7 +314,7 @@ def score_pieces(self:RewardModel,
             bar.update(len(some))
     return out
 
-# %% ../nbs/41_reward.ipynb #ca09693f
+# %% ../nbs/41_reward.ipynb #6b30edd1
 def _prompts(instruction, input, answers):
     "(is it one prompt?, instructions, inputs, answers) with one entry for each prompt."
     if isinstance(answers, str): raise KoflanError("answers must be a list with one answer or more")
@@ -323,7 +341,7 @@ def _scored(self:RewardModel, instruction, input, answers):
 
 def _one_or_all(one, each): return each[0] if one else each
 
-# %% ../nbs/41_reward.ipynb #00e564a5
+# %% ../nbs/41_reward.ipynb #38deefd6
 @patch
 def score(self:RewardModel,
     instruction, # what is asked; a list of them for many prompts
@@ -344,7 +362,7 @@ def rank(self:RewardModel,
     one, lists, scores = self._scored(instruction, input, answers)
     return _one_or_all(one, [sorted(map(Ranked, o, s), key=lambda o: -o.score) for o, s in zip(lists, scores)])
 
-# %% ../nbs/41_reward.ipynb #8073febd
+# %% ../nbs/41_reward.ipynb #b84875ce
 @patch
 def classify(self:RewardModel,
     instruction, # as in `score`
@@ -355,7 +373,7 @@ def classify(self:RewardModel,
     one, lists, scores = self._scored(instruction, input, labels)
     return _one_or_all(one, [o[int(np.argmax(s))] for o, s in zip(lists, scores)])
 
-# %% ../nbs/41_reward.ipynb #ac89a3dc
+# %% ../nbs/41_reward.ipynb #0db02732
 def best_threshold(
     scores, # (answers,)
     right, # (answers,) is it a right answer?
@@ -368,13 +386,14 @@ def best_threshold(
     at = int(np.argmax(np.where(after < s, f1, -1))) # equal scores are taken together
     return float((s[at] + after[at])/2)
 
-# %% ../nbs/41_reward.ipynb #b0e7d2e9
+# %% ../nbs/41_reward.ipynb #11de5607
 @patch
 def fit_threshold(self:RewardModel,
-    records:pl.DataFrame, # validation records with the columns of a record
+    records:pl.DataFrame, # validation records with the columns of a record; those too long for the model are left out
 ) -> float: # also kept in the model's config, and so in its checkpoint
     "Fit the threshold of `classify_multi`."
     rows = encode_records(self.encoder, records)
+    rows = [o for o, why in zip(rows, self.scorer.left_out(rows)) if why != "too_long"]
     scores = self.score_pieces([p for o in rows for p in self.scorer.pieces(o.input, o.instruction, [*o.positives, *o.negatives])])
     right = [k < len(o.positives) for o in rows for k in range(len(o.positives) + len(o.negatives))]
     if all(right) or not any(right): raise KoflanError("a threshold needs right and wrong answers")
@@ -394,7 +413,7 @@ def classify_multi(self:RewardModel,
     one, lists, scores = self._scored(instruction, input, labels)
     return _one_or_all(one, [[a for a, x in zip(o, s) if x > threshold] for o, s in zip(lists, scores)])
 
-# %% ../nbs/41_reward.ipynb #4b4c0a62
+# %% ../nbs/41_reward.ipynb #ea758e8c
 TALLY = ("loss", "pairwise", "top1", "chance")
 
 def tally(
@@ -405,7 +424,7 @@ def tally(
     gap = np.subtract.outer(np.asarray(right, dtype=np.float64), np.asarray(wrong, dtype=np.float64))
     return float(np.logaddexp(0, -gap).mean()), float((gap > 0).mean()), float(max(right) > max(wrong)), len(right)/(len(right) + len(wrong))
 
-# %% ../nbs/41_reward.ipynb #615043d3
+# %% ../nbs/41_reward.ipynb #c069c73d
 def by_task(
     names:list, # a task name for each record
     tallies, # (records, len(TALLY))
@@ -416,7 +435,7 @@ def by_task(
     macro = table.select(pl.lit("macro").alias("task"), pl.col("n").sum(), pl.col(TALLY).mean())
     return pl.concat([table, macro])
 
-# %% ../nbs/41_reward.ipynb #08a1eca7
+# %% ../nbs/41_reward.ipynb #a9986849
 def as_text(
     table:pl.DataFrame, # of `by_task`
 ) -> str: # lines
@@ -425,15 +444,17 @@ def as_text(
     line = lambda r: f"{r['task']:<24}{r['n']:>8,}{r['top1']:>8.3f}{r['pairwise']:>10.3f}{r['chance']:>8.3f}{r['loss']:>8.3f}"
     return "\n".join([head, *map(line, table.to_dicts())])
 
-# %% ../nbs/41_reward.ipynb #f18139a2
+# %% ../nbs/41_reward.ipynb #c9bab2d1
 @patch
 def tallies(self:RewardModel,
-    records:pl.DataFrame, # the columns of a record; every row with a right and a wrong answer
+    records:pl.DataFrame, # the columns of a record
     progress:bool=True, # show a bar?
-) -> np.ndarray: # (records, len(TALLY))
+) -> np.ndarray: # (records, len(TALLY)), NaN where `Scorer.left_out` has a reason
     "How every record went."
-    rows = encode_records(self.encoder, records)[:]
-    scores = self.score_pieces([p for o in rows for p in self.scorer.pieces(o.input, o.instruction, [*o.positives, *o.negatives])], progress=progress)
-    ends = np.cumsum([len(o.positives) + len(o.negatives) for o in rows])
-    parts = zip(rows, np.split(scores, ends[:-1]))
-    return np.array([tally(s[:len(o.positives)], s[len(o.positives):]) for o, s in parts])
+    rows = encode_records(self.encoder, records)
+    out, fit = np.full((len(rows), len(TALLY)), np.nan), [i for i, why in enumerate(self.scorer.left_out(rows)) if not why]
+    kept = [rows[i] for i in fit]
+    scores = self.score_pieces([p for o in kept for p in self.scorer.pieces(o.input, o.instruction, [*o.positives, *o.negatives])], progress=progress)
+    parts = np.split(scores, np.cumsum([len(o.positives) + len(o.negatives) for o in kept], dtype=np.int64))
+    for i, o, s in zip(fit, kept, parts): out[i] = tally(s[:len(o.positives)], s[len(o.positives):])
+    return out

@@ -30,7 +30,7 @@ def user_errors(
     prog:str, # the name of the command
     code:int=2, # exit code
 ):
-    "Print a `KoflanError` as one line and leave with an exit code; with 1 where nobody reads what is printed any more (`| head`)."
+    "Print a `KoflanError` as one line and leave with an exit code; with 1 where nobody reads what is printed any more (`| head`), with 130 after Ctrl-C."
     try:
         try: yield
         finally: sys.stdout.flush()
@@ -41,6 +41,9 @@ def user_errors(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()) # where what is left may go
         print(f"{prog}: {e.strerror}", file=sys.stderr)
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
 
 # %% ../nbs/00_schema.ipynb #b0bf7ea1
 SCHEMA = {
@@ -260,5 +263,10 @@ def load_records(
     if not (url or Path(name).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", name)): raise KoflanError(f"dataset {name}: no such folder, and not a name on the Hub (owner/name)")
     df = _built(name, split) if url or (Path(name)/"manifest.json").is_file() else _loaded(name, split)
     if missing := [o for o in RECORD if o not in df.columns]: raise KoflanError(f"dataset {name}: no column {missing[0]!r}; there is: {', '.join(df.columns)}")
-    try: return df.select(pl.col(o).cast(t) for o, t in SCHEMA.items() if o in df.columns)
+    try: df = df.select(pl.col(o).cast(t) for o, t in SCHEMA.items() if o in df.columns)
     except pl.exceptions.PolarsError as e: raise KoflanError(f"dataset {name}: {str(e).splitlines()[0]}") from e
+    for col in map(df.get_column, (o for o in (*RECORD, "task") if o in df.columns)):
+        if (null := _null(col)).any(): raise KoflanError(f"dataset {name}: {col.name!r} is null in row {null.arg_max()} of {split}")
+    return df
+
+def _null(col): return col.is_null() | col.list.eval(pl.element().is_null()).list.any().fill_null(False) if col.dtype == pl.List else col.is_null()

@@ -196,17 +196,15 @@ def check_writable(self:Store):
 LOCK, BEAT, STALE = ".koflan/lock.json", 10, 60 # the note of who is building; seconds between its beats; seconds after which it is dead
 
 def _busy(store, owner):
-    who = f"process {owner['pid']} on {owner['host']}" if owner else "another process"
+    who = f"process {owner.get('pid')} on {owner.get('host')}" if isinstance(owner, dict) else "another process"
     return KoflanError(f"{store}: {who} is building there; wait for it, or name another folder")
 
 # %% ../nbs/26_store.ipynb #4e217ca1
 def _alive(owner):
-    if not owner: return False
-    if owner["host"] != gethostname(): return time() - owner["beat"] < STALE
-    try: os.kill(owner["pid"], 0)
+    if not isinstance(owner, dict) or time() - owner.get("beat", 0) >= STALE: return False
+    try: return owner.get("host") != gethostname() or os.kill(owner["pid"], 0) is None
     except ProcessLookupError: return False
-    except PermissionError: pass
-    return True
+    except PermissionError: return True
 
 # %% ../nbs/26_store.ipynb #69d740bc
 @contextmanager
