@@ -70,11 +70,12 @@ def _fill(args):
     "What follows from the machine and from other arguments."
     if args.evaluation_strategy: args.eval_strategy = args.evaluation_strategy
     if args.run_name and Path(args.output_dir or "").name != args.run_name: args.output_dir = str(Path(args.output_dir or "checkpoint")/args.run_name)
-    args.remove_unused_columns, cuda = False, torch.cuda.is_available() and not args.use_cpu
-    if not cuda: args.dataloader_pin_memory = False
+    args.remove_unused_columns, args.use_cpu = False, args.use_cpu or not torch.accelerator.is_available()
+    kind = "cpu" if args.use_cpu else torch.accelerator.current_accelerator().type
+    if kind != "cuda": args.dataloader_pin_memory = False
     if args.disable_tqdm is None: args.disable_tqdm = not sys.stderr.isatty()
     if args.learning_rate is None: args.learning_rate = 1e-3 if args.from_scratch else 5e-5
-    if not (args.bf16 or args.fp16): args.bf16 = precision_for("cuda" if cuda else "cpu", args.precision) == "bf16"
+    if not (args.bf16 or args.fp16): args.bf16 = precision_for(kind, args.precision) == "bf16"
     if args.early_stopping_patience: args.load_best_model_at_end = True
     if args.load_best_model_at_end and args.metric_for_best_model is None: args.metric_for_best_model, args.greater_is_better = "accuracy", True
 
