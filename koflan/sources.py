@@ -30,7 +30,7 @@ from pyarrow import ArrowException
 from pyarrow.parquet import ParquetFile
 
 from .chance import key, mix
-from .korean import tidy, tidy_expr, untidy_expr
+from .korean import WHITE, tidy, tidy_expr, unsettled_expr, untidy_expr
 from .prompts import runs
 from .schema import KoflanError, unknown
 
@@ -387,7 +387,9 @@ def _tidied(df, texts):
     one, ends = pl.concat(held), np.cumsum([0, *map(len, held)])
     at = one.to_frame("o").select(untidy_expr(pl.col("o")).arg_true()).to_series().to_numpy()
     if not len(at): return []
-    one = one.scatter(at, pl.Series(map(tidy, one[at]), dtype=pl.String))
+    few = one[at].str.strip_chars(WHITE)
+    odd = few.to_frame("o").select(unsettled_expr(pl.col("o")).arg_true()).to_series().to_numpy()
+    one = one.scatter(at, few.scatter(odd, pl.Series(map(tidy, few[odd]), dtype=pl.String)) if len(odd) else few)
     new = [(i, one[ends[i]:ends[i + 1]].alias(texts[i])) for i in np.unique(np.searchsorted(ends, at, side="right") - 1)]
     return [o[found[i][1]] if found[i] else o for i, o in new]
 
