@@ -279,13 +279,33 @@ class RewardModel:
         with _quiet(): _bare(self.model).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
+# %% ../nbs/41_reward.ipynb #0f8e9135
+@contextmanager
+def _sharp(model):
+    "The last layer's attention in fp32, whatever is around it."
+    import torch
+    off = []
+    def begin(module, args, kwargs):
+        off.append(torch.autocast(next(module.parameters()).device.type, enabled=False))
+        off[-1].__enter__()
+        full = lambda o: o.float() if torch.is_tensor(o) and o.is_floating_point() else o
+        return tuple(map(full, args)), {k: full(o) for k, o in kwargs.items()}
+    def end(*_): off.pop().__exit__(None, None, None)
+    last = [o for name, o in model.named_modules() if name.rpartition(".")[2] in ("attention", "attn")][-1:]
+    hooks = [h for o in last for h in (o.register_forward_pre_hook(begin, with_kwargs=True), o.register_forward_hook(end, prepend=True, always_call=True))]
+    try: yield
+    finally:
+        for h in hooks: h.remove()
+
+
 # %% ../nbs/41_reward.ipynb #3a88911f
 @patch
 @contextmanager
 def computing(self:RewardModel):
     "Without gradients, in the model's precision; in bf16 the weights are cast once for all batches inside."
     import torch
-    with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"): yield
+    half = self.precision == "bf16"
+    with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=half), _sharp(self.model) if half and not hasattr(self.model, "_orig_mod") else nullcontext(): yield
 
 @patch
 def run(self:RewardModel,
