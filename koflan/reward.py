@@ -297,7 +297,6 @@ def _sharp(model):
     finally:
         for h in hooks: h.remove()
 
-
 # %% ../nbs/41_reward.ipynb #3a88911f
 @patch
 @contextmanager
