@@ -159,6 +159,13 @@ def _records(task, split, rows):
     return out + _caps(task, split) + _pieces(task, split, built.records)
 
 # %% ../nbs/06_check.ipynb #55c50cf6
+def _together(task, splits):
+    "Faults of building small splits at once."
+    try: built = task.together(splits, **_allow(task)) or []
+    except Exception as e: return [Fault(f"built together, the splits stop with {type(e).__name__}: {str(e).splitlines()[0]}", "let every expression be one over single rows")]
+    other = [split for split, o in zip(splits, built) if o.text() != b"".join(o.text() for o in task.stream(split, **_allow(task)))]
+    return [Fault(f"{o}: built together with other splits it gives other records", "if a row needs its neighbours, say whole = True") for o in other]
+
 def _caps(task, split):
     few, more = (task.build(split, cap=k, allow_no_negative=True).records["id"] for k in (2, 5))
     return [] if few.is_in(more.implode()).all() else [Fault(f"{split}: the records under cap 2 are not among those under cap 5", "leave the cap to Task.build")]
@@ -185,6 +192,7 @@ def check_task(
     task = cls(mirror=(mirror := mirror or _rows_of(cls)))
     frames = {o: task.source.read(o, mirror) for o in task.source.splits}
     found += _reach(cls, frames) + [o for split, rows in frames.items() for o in _records(task, split, rows)]
+    found = found or _together(task, list(frames))
     if found: raise CheckError(cls.name, cls, found)
     counts = ", ".join(f"{split} {len(rows)}" for split, rows in frames.items())
     return f"{cls.name}: {cls.kind}, {len(cls.prompts)} instructions, rows {counts}: all right"

@@ -24,7 +24,7 @@ from .chance import Chance, smallest
 from .engines import ENGINES, Work, make_pool, run
 from .mixing import duplicates, hold_out, quotas, rates, read_weights
 from .schema import KoflanError, features, unknown, user_errors
-from .shards import FORMATS, Job, build_part, digest, entries_of, join, open_job, read_survey, survey
+from .shards import FORMATS, Job, build_part, digest, entries_of, join, open_job, open_task, read_survey, survey
 from .sources import SAMPLES, SPLITS, find_mirror, forbids
 from .store import Store
 from .task import REGISTRY, find_tasks, tally
@@ -123,7 +123,12 @@ class Course:
         self.closed = {o.name for o in jobs if _joint(o)} # what must be opened before anything is surveyed,
         self.waiting = set(self.closed) # and surveyed before anything is chosen
 
-    def begin(self): return [Work(open_job, o, (self.shard_rows, not _joint(o))) for o in self.jobs.values()]
+    def begin(self):
+        tasks = {}
+        for o in self.jobs.values(): tasks.setdefault(o.cls.name if _simple(o) else o.name, []).append(o)
+        return [w for jobs in tasks.values() for w in ([Work(open_task, jobs[0], tuple(jobs[1:]))] if _simple(jobs[0]) else map(self._open, jobs))]
+
+    def _open(self, job): return Work(open_job, job, (self.shard_rows, not _joint(job)))
 
     def then(self,
         work:Work, # what was done
@@ -131,6 +136,7 @@ class Course:
     ) -> list: # works
         "What follows."
         job = work.job
+        if work.fn is open_task: return self._tried(done.value or {}, job, *work.args)
         if job.name in self.failed or job.name in self.missing: return []
         if done.error: return self._fail(job, done)
         return {open_job: self._opened, survey: self._surveyed, build_part: self._built, join: self._joined}[work.fn](job, done.value, *work.args)
@@ -139,7 +145,18 @@ def _joint(job):
     "Does what stays depend on more than the split's own cap?"
     return "dedup" in job.options or "mixing" in job.options
 
+def _simple(job):
+    "Do all records go into one file?"
+    return not _joint(job) and job.options["cap"] is None and "max_shard_rows" not in job.options
+
 # %% ../nbs/30_generate.ipynb #f1c41e4b
+@patch
+def _tried(self:Course, got, *jobs):
+    "What was not built together is opened alone."
+    for o in jobs:
+        if got.get(o.name): self._joined(o, got[o.name])
+    return [self._open(o) for o in jobs if not got.get(o.name)]
+
 @patch
 def _lost(self:Course, job): return job.name in self.failed or job.name in self.missing
 

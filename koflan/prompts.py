@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .korean import JOSA, MARKS, josa, tidy
+from .korean import JOSA, MARKS, bytes_of, josa, tidy
 from .schema import KoflanError, unknown
 
 # %% ../nbs/02_prompts.ipynb #fabe1e59
@@ -91,7 +91,7 @@ def strung(
     "The texts of each row, one after the other."
     if not at.size: return pa.array([""] * len(at), pa.large_string())
     cut = held.take(pa.array(at.ravel()))
-    ends = np.ascontiguousarray(np.frombuffer(cut.buffers()[1], np.int64)[:at.size + 1:at.shape[1]])
+    ends = np.ascontiguousarray(bytes_of(cut)[0][::at.shape[1]])
     return pa.LargeStringArray.from_buffers(len(at), pa.py_buffer(ends), cut.buffers()[2])
 
 # %% ../nbs/02_prompts.ipynb #cd26068b
@@ -99,7 +99,7 @@ def strung(
 def _places(forms):
     "The texts and the names of the cells of some forms, and what each form has in each place: the number of a text, or of a cell (from 1)."
     texts, cells, filled = {"": 0}, {}, [[o for o in form if o or isinstance(o, Cell)] for form in forms]
-    places = np.zeros((2, len(forms), max(map(len, filled))), dtype=np.int64)
+    places = np.zeros((2, len(forms), max(map(len, filled))), dtype=np.int32)
     for i, form in enumerate(filled):
         for j, o in enumerate(form):
             if isinstance(o, Cell): places[1, i, j] = cells.setdefault(o, len(cells) + 1)
@@ -123,8 +123,9 @@ def weave(
     if not len(which): return pa.array([], pa.large_string())
     texts, cells, (text, cell) = _places(tuple(used))
     parts = [columns[o] for o in cells]
-    start = np.cumsum([len(texts), *(len(o.held) for o in parts)])
-    at = np.column_stack([np.zeros(len(which), dtype=np.int64), *(o.at + i for o, i in zip(parts, start))])
+    start = np.cumsum([len(texts), *(len(o.held) for o in parts)], dtype=np.int32)
+    at = np.zeros((len(which), 1 + len(parts)), dtype=np.int32)
+    for i, (o, first) in enumerate(zip(parts, start)): at[:, i + 1] = o.at + first
     return strung(pa.concat_arrays([texts, *(o.held for o in parts)]), text[which] + np.take_along_axis(at, cell[which], axis=1))
 
 # %% ../nbs/02_prompts.ipynb #585e7806
@@ -137,12 +138,19 @@ def template_form(
     return form_of(o for text, field, spec in template.parts for o in (text, *cells(field, spec)))
 
 # %% ../nbs/02_prompts.ipynb #05e0fe78
+@lru_cache(maxsize=None)
+def _after_finals(pair): return [josa(chr(ord("가") + o), pair) for o in range(28)] # 가, 각, 갂, ...
+
 def _josa_of(words, pair):
     words = words.to_arrow()
     last = pc.utf8_slice_codeunits(pc.utf8_rtrim(words, MARKS), -1)
-    syllable = pc.and_(pc.greater_equal(last, pa.scalar("가", last.type)), pc.less_equal(last, pa.scalar("힣", last.type)))
-    heard = pc.if_else(syllable, last, words).dictionary_encode() # the last syllable says it all
-    return pl.Series([josa(o, pair) for o in heard.dictionary.to_pylist()], dtype=pl.String)[heard.indices.to_numpy()]
+    syllable = pc.and_(pc.greater_equal(last, pa.scalar("가", last.type)), pc.less_equal(last, pa.scalar("힣", last.type))).to_numpy(zero_copy_only=False)
+    which = np.empty(len(words), dtype=np.int64)
+    code = bytes_of(last.filter(pa.array(syllable)))[1].reshape(-1, 3) & np.array([0xF, 0x3F, 0x3F]) # a syllable says it all: three bytes of UTF-8
+    which[syllable] = (code @ np.array([1 << 12, 1 << 6, 1]) - ord("가")) % 28
+    other = words.filter(pa.array(~syllable)).dictionary_encode()
+    which[~syllable] = other.indices.to_numpy() + 28
+    return pl.Series(_after_finals(pair) + [josa(o, pair) for o in other.dictionary.to_pylist()], dtype=pl.String)[which]
 
 def _as_text(col):
     col = col if col.dtype == pl.String else col.cast(pl.String)

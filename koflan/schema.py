@@ -171,12 +171,14 @@ def whole_file(
 ):
     "A temporary path beside `path` that takes its place when the block ends well, and is gone when it does not."
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir(): path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.{uuid4().hex[:16]}.tmp")
     try:
         yield tmp
         os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+    except BaseException:
+        tmp.unlink(missing_ok=True)
+        raise
 
 # %% ../nbs/00_schema.ipynb #09110d50
 def write_records(

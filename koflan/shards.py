@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'ROWS', 'SINKS', 'source_files', 'recipe', 'digest', 'Job', 'Lines', 'RowGroups', 'write_part',
-           'entries_of', 'build_job', 'build_file', 'open_job', 'build_part', 'join', 'Survey', 'read_survey', 'survey']
+           'entries_of', 'build_job', 'build_file', 'open_job', 'open_task', 'build_part', 'join', 'Survey',
+           'read_survey', 'survey']
 
 # %% ../nbs/28_shards.ipynb #92ad6781
 import io
@@ -21,6 +22,7 @@ from zipfile import BadZipFile
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
+from polars.exceptions import PanicException
 
 import koflan
 from .schema import SCHEMA
@@ -34,28 +36,28 @@ def _sha_once(path, size, time): return file_sha(path)
 
 def _sha_of(path):
     at = os.stat(path)
-    return _sha_once(str(path), at.st_size, at.st_mtime_ns)
+    return _sha_once(path, at.st_size, at.st_mtime_ns)
 
 # %% ../nbs/28_shards.ipynb #864d5dca
 def source_files(
     source, # a `HubSource`
     split:str, # koflan's split name
     mirror:str|None=None, # where sources are read from
-) -> list: # paths below the repository's folder; none for the Hub
+) -> list: # paths below the repository's folder, as text with `/`; none for the Hub
     "The local files that a split is read from: those that the card names, or all of the repository where it names none."
     (where, folder), out = source.folder(mirror), []
     if where == "hub": return out
     for config, name in source.parts(split):
-        if where == "samples": out += filter(Path.is_file, [folder/f"{config or 'default'}.jsonl"])
-        elif held := _in_card(folder, config): out += map(Path, held.get(name, ()))
-        else: out += (o for o in folder.rglob("*") if o.is_file() and not any(p.startswith(".") for p in o.relative_to(folder).parts))
-    return sorted({o.relative_to(folder) for o in out})
+        if where == "samples": out += filter(os.path.isfile, [f"{folder}/{config or 'default'}.jsonl"])
+        elif held := _in_card(folder, config): out += held.get(name, ())
+        else: out += (o.as_posix() for o in folder.rglob("*") if o.is_file() and not any(p.startswith(".") for p in o.relative_to(folder).parts))
+    return sorted({o[len(folder.as_posix()) + 1:] for o in out})
 
 # %% ../nbs/28_shards.ipynb #ab4d9cba
 def _stamp(source, split, mirror):
     "A digest of the names and contents of the files of a local source."
     folder = source.folder(mirror)[1]
-    held = [(o.as_posix(), _sha_of(folder/o)) for o in source_files(source, split, mirror)]
+    held = [(o, _sha_of(f"{folder}/{o}")) for o in source_files(source, split, mirror)]
     return sha256(json.dumps(held).encode()).hexdigest()[:16]
 
 def _code(cls, options):
@@ -196,8 +198,13 @@ def entries_of(
 
 def _entry(job, made, file, part): return dict(file=file, kind=job.cls.kind) | part | dict(recipe=made)
 
-def _write_capped(job, name):
-    built = job.task.build(job.split, job.options["cap"], **job.allow)
+def _noted(job, made, part):
+    "The entries of a job that is one file; they are left as a note."
+    entries = [_entry(job, made, *job.files(), part)]
+    Store(job.out).write(json.dumps(entries, ensure_ascii=False), _note(job))
+    return entries
+
+def _write_built(job, name, built):
     with Store(job.out).writing(name) as f:
         sink = SINKS[job.format](f)
         sink.add(built)
@@ -211,10 +218,8 @@ def build_job(
     "Write one file of records, unless the very same one is already there."
     made, (name,) = job.recipe, job.files()
     if old := entries_of(job, made): return old
-    part = write_part(job, name) if job.options.get("cap") is None else _write_capped(job, name)
-    entries = [_entry(job, made, name, part)]
-    Store(job.out).write(entries, _note(job))
-    return entries
+    cap = job.options.get("cap")
+    return _noted(job, made, write_part(job, name) if cap is None else _write_built(job, name, job.task.build(job.split, cap, **job.allow)))
 
 # %% ../nbs/28_shards.ipynb #ce95491b
 def build_file(
@@ -240,6 +245,21 @@ def open_job(
     rows = job.cls.source.open(job.split, job.mirror).rows
     small = job.cls.whole or rows <= shard_rows
     return build_job(job) if at_once and small and "max_shard_rows" not in job.options else rows
+
+# %% ../nbs/28_shards.ipynb #7efbbc39
+def open_task(
+    job:Job, # a split
+    *others:Job, # other splits of the same task
+) -> dict: # name of each job -> entries of the manifest; None where it has to be opened alone
+    "Build the splits of a task together, where they are small."
+    jobs = [job, *others]
+    done = {o.name: entries_of(o) for o in jobs}
+    todo = [o for o in jobs if not done[o.name]]
+    made = [o.recipe for o in todo]
+    try: built = job.task.together([o.split for o in todo], **job.allow) if todo else None
+    except (Exception, PanicException): built = None # told by the one that it comes from
+    if not built: return done
+    return done | {o.name: _noted(o, m, _write_built(o, *o.files(), b)) for o, m, b in zip(todo, made, built)}
 
 # %% ../nbs/28_shards.ipynb #402b5f7c
 def _part(job, start, stop): return f".koflan/parts/{job.name}/{start:010}-{stop:010}.{job.format}"

@@ -29,8 +29,8 @@ from fastcore.basics import patch
 from pyarrow import ArrowException
 from pyarrow.parquet import ParquetFile
 
-from .chance import key, mix
-from .korean import WHITE, tidy, tidy_expr, unsettled_expr, untidy_expr
+from .chance import key, mix, rows_of
+from .korean import tidied, tidy_expr
 from .prompts import runs
 from .schema import KoflanError, unknown
 
@@ -156,7 +156,8 @@ _CONFIGS = re.compile(r"\A---\n(?:(?!---\n).*\n)*?configs:\n((?:[ -](?!--).*\n)+
 _PLAIN = re.compile(r"(?:[\w-][\w.-]*/)*[\w-][\w.-]*\*?[\w.-]*") # a path with one star at most, in its file name
 
 @lru_cache(maxsize=256)
-def _configs(text): return yaml.load(_CONFIGS.match(text)[1], getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+def _configs(card, size, time):
+    with open(card, encoding="utf-8") as f: return yaml.load(_CONFIGS.match(f.read())[1], getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 # %% ../nbs/03_sources.ipynb #ce8ce15b
 def _in_card(path, config):
@@ -164,7 +165,7 @@ def _in_card(path, config):
     card = f"{path}/README.md"
     if not os.path.isfile(card) or os.path.exists(f"{path}/.huggingface.yaml"): return None
     try:
-        with open(card, encoding="utf-8") as f: entries = _configs(f.read())
+        entries = _configs(card, (at := os.stat(card)).st_size, at.st_mtime_ns)
         entry, = (o for o in entries if o["config_name"] == (config or "default"))
         listed = {o["split"]: o["path"] for o in entry["data_files"]}
     except (yaml.YAMLError, KeyError, TypeError, ValueError): return None # another way of saying it
@@ -367,6 +368,8 @@ def _strange(self:HubSource, df, col, flat, names, first):
     raise SourceError(f"{self.repo}: label {min(odd)!r} in {col!r} is none of {known} (row {first + at.arg_true()[0]})")
 
 # %% ../nbs/03_sources.ipynb #aeb68cde
+def _repeated(text, n): return pl.Series([text]).new_from_index(0, n)
+
 @patch
 def _seam(self:HubSource, df, features, first=0, config=None):
     if missing := [o for o in self.columns if o not in df.columns]: raise SourceError(f"{self.repo}: {unknown('column', missing[0], df.columns)}")
@@ -376,22 +379,17 @@ def _seam(self:HubSource, df, features, first=0, config=None):
     labels = [o for o in (self._label(df, col, names, features, first) for col, names in self.names.items()) if o is not None]
     texts, lists = ([o for o, t in df.schema.items() if t == want and o not in self.names] for want in (pl.String, pl.List(pl.String)))
     if also := [*labels, *(pl.col(o).list.eval(tidy_expr(pl.element())) for o in lists)]: df = df.with_columns(also)
-    return pl.DataFrame(df.to_dict() | {o.name: o for o in _tidied(df, texts)} | {"_config": pl.Series([config or "default"]).new_from_index(0, len(df))})
+    return pl.DataFrame(df.to_dict() | {o.name: o for o in _tidied(df, texts)} | {"_config": _repeated(config or "default", len(df))})
 
 # %% ../nbs/03_sources.ipynb #01d225e7
 def _tidied(df, texts):
-    "Columns of texts, tidied, less those that are tidy already: all are looked at as one."
+    "Columns of texts, tidied: all are looked at as one."
     if not texts: return []
     found = [runs(df[o]) for o in texts]
     held = [df[o][first[0]] if first else df[o] for o, first in zip(texts, found)]
-    one, ends = pl.concat(held), np.cumsum([0, *map(len, held)])
-    at = one.to_frame("o").select(untidy_expr(pl.col("o")).arg_true()).to_series().to_numpy()
-    if not len(at): return []
-    few = one[at].str.strip_chars(WHITE)
-    odd = few.to_frame("o").select(unsettled_expr(pl.col("o")).arg_true()).to_series().to_numpy()
-    one = one.scatter(at, few.scatter(odd, pl.Series(map(tidy, few[odd]), dtype=pl.String)) if len(odd) else few)
-    new = [(i, one[ends[i]:ends[i + 1]].alias(texts[i])) for i in np.unique(np.searchsorted(ends, at, side="right") - 1)]
-    return [o[found[i][1]] if found[i] else o for i, o in new]
+    one, ends = tidied(pl.concat(held)), np.cumsum([0, *map(len, held)])
+    new = (one[a:b].alias(o) for a, b, o in zip(ends, ends[1:], texts))
+    return [o[first[1]] if first else o for o, first in zip(new, found)]
 
 # %% ../nbs/03_sources.ipynb #601cc7ca
 @patch
@@ -493,9 +491,14 @@ def _kept_of(self:HubSource, frames):
     pieces = frames._checked(0, frames.rows, frames.chunk)
     if frames.rows <= frames.chunk: pieces = frames.whole = list(pieces)
     texts = (df[self.carve].hash().to_numpy() for df in pieces)
-    _, first, which = np.unique(np.concatenate([np.empty(0, np.uint64), *texts]), return_index=True, return_inverse=True)
-    held = mix(first[which].astype(np.uint64) ^ np.uint64(key("carve", self.repo))) < np.uint64(int(CARVED * 2**64))
+    held = self._held_out(np.concatenate([np.empty(0, np.uint64), *texts]))
     return held if frames.split == "test" else ~held
+
+@patch
+def _held_out(self:HubSource, texts):
+    "Which rows are held out as test, from the hashes of their texts."
+    _, first, which = np.unique(texts, return_index=True, return_inverse=True)
+    return mix(first[which].astype(np.uint64) ^ np.uint64(key("carve", self.repo))) < np.uint64(int(CARVED * 2**64))
 
 # %% ../nbs/03_sources.ipynb #6ea51c39
 @patch
@@ -515,3 +518,38 @@ def read(self:HubSource,
     "Read one split as a whole."
     frames = self.open(split, mirror)
     return next(frames.pieces(step=frames.rows + 1))
+
+# %% ../nbs/03_sources.ipynb #8bb6bbd4
+@patch
+def together(self:HubSource,
+    splits:list, # koflan's split names
+    most:int, # bytes, as the source tells them
+    mirror:str|None=None, # as for `find_mirror`
+) -> pl.DataFrame|None: # split after split, as from `read`, `_row` telling the split; None where they are too much, or not alike
+    "Read several small splits as one table."
+    owners = {}
+    for o in splits: owners.setdefault(self.splits[o], []).append(o)
+    parts = [(own, config, self._open_part(mirror, config, name)) for own in owners.values() for config, name in self._held(mirror, self.parts(own[0]))]
+    features = parts[0][2].features
+    if sum(part.size for *_, part in parts) > most or any(part.features != features for *_, part in parts): return None
+    frames = [pl.concat(part.pieces(0, part.rows, max(1, part.rows))) for *_, part in parts]
+    if any(df.schema != frames[0].schema for df in frames): return None
+    df = self._seam(pl.concat(frames), features).with_columns(_config=pl.concat(_repeated(config or "default", len(o)) for (_, config, _), o in zip(parts, frames)))
+    return self._numbered(df, splits, owners.values(), [sum(len(o) for (own, *_), o in zip(parts, frames) if own is these) for these in owners.values()])
+
+# %% ../nbs/03_sources.ipynb #b0387231
+@patch
+def _numbered(self:HubSource, df, splits, owners, sizes):
+    "Number the rows of several splits: each of `owners` (koflan's splits that share a split of the source) has the next of `sizes` rows."
+    held, number, at = [], [], 0
+    for own, n in zip(owners, sizes):
+        carved = self.carve and self.splits[own[0]] == self.splits["train"]
+        if len(own) > 1 and not carved: return None
+        test = self._held_out(df[self.carve][at:at + n].hash().to_numpy()) if carved else np.zeros(n, dtype=bool)
+        for o in own:
+            mine = np.flatnonzero(test == (o == "test")) if carved else np.arange(n)
+            held.append(mine + at)
+            number.append(rows_of(splits.index(o), mine))
+        at += n
+    order = np.concatenate(held)
+    return (df if (np.diff(order) == 1).all() and len(order) == len(df) else df[order]).with_columns(_row=np.concatenate(number))
