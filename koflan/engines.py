@@ -95,7 +95,8 @@ class Here:
     def close(self): pass
 
 # %% ../nbs/29_engines.ipynb #96a41f58
-np.empty(31 << 20, dtype=np.uint8); # 32 MiB is the most that glibc learns from
+# 32 MiB is the most that glibc learns from
+np.empty(31 << 20, dtype=np.uint8);
 
 # %% ../nbs/29_engines.ipynb #48fa75ae
 def _leave_with_parent():

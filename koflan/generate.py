@@ -126,7 +126,7 @@ class Course:
     def begin(self):
         tasks = {}
         for o in self.jobs.values(): tasks.setdefault(o.cls.name if _simple(o) else o.name, []).append(o)
-        return [w for jobs in tasks.values() for w in ([Work(open_task, jobs[0], tuple(jobs[1:]))] if _simple(jobs[0]) else map(self._open, jobs))]
+        return [w for jobs in tasks.values() for w in ([Work(open_task, jobs[0], (self.shard_rows, *jobs[1:]))] if _simple(jobs[0]) else map(self._open, jobs))]
 
     def _open(self, job): return Work(open_job, job, (self.shard_rows, not _joint(job)))
 
@@ -136,7 +136,7 @@ class Course:
     ) -> list: # works
         "What follows."
         job = work.job
-        if work.fn is open_task: return self._tried(done.value or {}, job, *work.args)
+        if work.fn is open_task: return self._tried(done.value or {}, job, *work.args[1:])
         if job.name in self.failed or job.name in self.missing: return []
         if done.error: return self._fail(job, done)
         return {open_job: self._opened, survey: self._surveyed, build_part: self._built, join: self._joined}[work.fn](job, done.value, *work.args)

@@ -249,6 +249,7 @@ def open_job(
 # %% ../nbs/28_shards.ipynb #7efbbc39
 def open_task(
     job:Job, # a split
+    shard_rows:int, # build at once what has no more rows
     *others:Job, # other splits of the same task
 ) -> dict: # name of each job -> entries of the manifest; None where it has to be opened alone
     "Build the splits of a task together, where they are small."
@@ -256,7 +257,7 @@ def open_task(
     done = {o.name: entries_of(o) for o in jobs}
     todo = [o for o in jobs if not done[o.name]]
     made = [o.recipe for o in todo]
-    try: built = job.task.together([o.split for o in todo], **job.allow) if todo else None
+    try: built = job.task.together([o.split for o in todo], shard_rows, **job.allow) if todo else None
     except (Exception, PanicException): built = None # told by the one that it comes from
     if not built: return done
     return done | {o.name: _noted(o, m, _write_built(o, *o.files(), b)) for o, m, b in zip(todo, made, built)}

@@ -523,7 +523,8 @@ def read(self:HubSource,
 @patch
 def together(self:HubSource,
     splits:list, # koflan's split names
-    most:int, # bytes, as the source tells them
+    size:int, # bytes at most, as the source tells them
+    rows:int, # rows at most
     mirror:str|None=None, # as for `find_mirror`
 ) -> pl.DataFrame|None: # split after split, as from `read`, `_row` telling the split; None where they are too much, or not alike
     "Read several small splits as one table."
@@ -531,7 +532,7 @@ def together(self:HubSource,
     for o in splits: owners.setdefault(self.splits[o], []).append(o)
     parts = [(own, config, self._open_part(mirror, config, name)) for own in owners.values() for config, name in self._held(mirror, self.parts(own[0]))]
     features = parts[0][2].features
-    if sum(part.size for *_, part in parts) > most or any(part.features != features for *_, part in parts): return None
+    if sum(part.size for *_, part in parts) > size or sum(part.rows for *_, part in parts) > rows or any(part.features != features for *_, part in parts): return None
     frames = [pl.concat(part.pieces(0, part.rows, max(1, part.rows))) for *_, part in parts]
     if any(df.schema != frames[0].schema for df in frames): return None
     df = self._seam(pl.concat(frames), features).with_columns(_config=pl.concat(_repeated(config or "default", len(o)) for (_, config, _), o in zip(parts, frames)))

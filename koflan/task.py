@@ -128,7 +128,7 @@ def reasons(self:Task) -> dict: # reason -> expression
 
 def _counts(df, at, why):
     "How often rows go for each reason, by their split."
-    return Counter(zip(split_of(df["_row"].to_numpy()[at]).tolist(), why))
+    return Counter(sorted(zip(split_of(df["_row"].to_numpy()[at]).tolist(), why)))
 
 def _split_off(df, why):
     "Rows to keep and counts of the others; `why` is a str column, null where the row stays."
@@ -138,7 +138,7 @@ def _split_off(df, why):
 
 def _of_split(counts, i=None):
     "The counts of one split by reason; all where there is only one."
-    return {why: n for (split, why), n in sorted(counts.items()) if i in (None, split)}
+    return {why: n for (split, why), n in counts.items() if i in (None, split)}
 
 def _where(broken, reason): return broken.to_frame("o").select(pl.when("o").then(pl.lit(reason))).to_series()
 
@@ -518,7 +518,7 @@ def _apart(self:Task, splits, rows, dropped, numbers, lines, doubtful, options):
     counts, ends, odd = (np.diff(first(rows["_row"].to_numpy())), first(numbers), first(doubtful["_row"].to_numpy()) if doubtful is not None else None)
     for i, split in enumerate(splits):
         a, b = ends[i:i + 2]
-        made = Built(int(counts[i]), _of_split(dropped, i), row_of(numbers[a:b]).astype(np.int64), lines=lambda a=a, b=b: lines()[a:b])
+        made = Built(int(counts[i]), tally([_of_split(dropped, i)]), row_of(numbers[a:b]).astype(np.int64), lines=lambda a=a, b=b: lines()[a:b])
         yield _merged(made, self.convert(doubtful[odd[i]:odd[i + 1]], split, **options)) if odd and odd[i] < odd[i + 1] else made
 
 # %% ../nbs/04_task.ipynb #4c9c3f6d
@@ -591,11 +591,12 @@ TOGETHER = 6 * CHUNK # bytes of source rows that are worth a table of their own
 @patch
 def together(self:Task,
     splits:list, # koflan's split names
+    most:int=sys.maxsize, # source rows
     **allow, # allow_no_input, allow_no_negative
 ) -> list|None: # a `Built` for each; None where they have to be built one by one
     "Turn several small splits into records at once."
     one = len({self.source.splits[o] for o in splits}) == 1 # of the source
-    if not _has_short_cut(type(self)) or (self.whole and not one) or (rows := self.source.together(splits, TOGETHER, self.mirror)) is None: return None
+    if not _has_short_cut(type(self)) or (self.whole and not one) or (rows := self.source.together(splits, TOGETHER, most, self.mirror)) is None: return None
     built = sum((self._short_cut(*o, **allow) or [] for o in (_each(rows, splits) if self.whole else [(rows, splits)])), [])
     for o in built: o.text() # all are slices of one, which is made only once
     return built if len(built) == len(splits) else None

@@ -25,7 +25,7 @@ _listed = _choices.list.join("")
 
 # %% ../../nbs/tasks/click.ipynb #0ef4c6e1
 CLICK_SOURCE = HubSource(
-    "EunsuKim/CLIcK", columns=("id", "paragraph", "question", "choices", "answer"), splits=dict(test="train"),
+    "EunsuKim/CLIcK", columns=("paragraph", "question", "choices", "answer"), splits=dict(test="train"),
     derive=dict(
         choices=_choices, gold=_gold,
         problem=pl.concat_str([_filled("paragraph"), _filled("question")], separator="\n\n", ignore_nulls=True),

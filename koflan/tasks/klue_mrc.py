@@ -13,7 +13,7 @@ from ..sources import HubSource
 
 # %% ../../nbs/tasks/klue_mrc.ipynb #56b5c2dc
 KLUE_MRC_SOURCE = HubSource(
-    "klue/klue", config="mrc", columns=("guid", "context", "question", "answers", "is_impossible"),
+    "klue/klue", config="mrc", columns=("context", "question", "answers", "is_impossible"),
     splits=dict(train="train", test="validation"), licence="cc-by-sa-4.0", size="train 17,554, validation 5,841",
     revision="349481ec73fff722f88e0453ca05c77a447d967c",
 )

@@ -16,7 +16,7 @@ from ..task import Task
 
 # %% ../../nbs/tasks/klue_nli.ipynb #d4e22f62
 KLUE_NLI = dict(
-    repo="klue/klue", config="nli", columns=("guid", "source", "premise", "hypothesis", "label"),
+    repo="klue/klue", config="nli", columns=("premise", "hypothesis", "label"),
     splits=dict(train="train", test="validation"), revision="349481ec73fff722f88e0453ca05c77a447d967c",
     licence="cc-by-sa-4.0", size="train 24,998, validation 3,000",
 )

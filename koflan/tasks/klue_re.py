@@ -69,7 +69,7 @@ def _quoted(entity):
     return pl.when(word != "").then(pl.format("‘{}’", word))
 
 KLUE_RE_SOURCE = HubSource(
-    "klue/klue", config="re", columns=("guid", "sentence", "subject_entity", "object_entity", "label", "source"),
+    "klue/klue", config="re", columns=("sentence", "subject_entity", "object_entity", "label"),
     derive=dict(subject=_quoted("subject_entity"), object=_quoted("object_entity")), names=dict(label=RE_LABELS),
     splits=dict(train="train", test="validation"), revision="349481ec73fff722f88e0453ca05c77a447d967c",
     licence="cc-by-sa-4.0", size="train 32,470, validation 7,765",

@@ -14,7 +14,7 @@ from ..sources import HubSource
 
 # %% ../../nbs/tasks/klue_sts.ipynb #c00645cc
 KLUE_STS_SOURCE = HubSource(
-    "klue/klue", config="sts", columns=("guid", "source", "sentence1", "sentence2", "labels"),
+    "klue/klue", config="sts", columns=("sentence1", "sentence2", "labels"),
     derive=dict(label=pl.col("labels").struct.field("binary-label")), names=dict(label=("negative", "positive")),
     splits=dict(train="train", test="validation"), revision="349481ec73fff722f88e0453ca05c77a447d967c",
     licence="cc-by-sa-4.0", size="train 11,668, validation 519",

@@ -18,7 +18,7 @@ from ..task import Task
 
 # %% ../../nbs/tasks/klue_wos.ipynb #cec3e59c
 KLUE_WOS_SOURCE = HubSource(
-    "klue/klue", config="wos", columns=("guid", "domains", "dialogue"), splits=dict(train="train", test="validation"),
+    "klue/klue", config="wos", columns=("dialogue",), splits=dict(train="train", test="validation"),
     derive=dict(slot=pl.lit(None, pl.String), talk=pl.lit(None, pl.String)),
     licence="cc-by-sa-4.0", size="train 8,000, validation 1,000", revision="349481ec73fff722f88e0453ca05c77a447d967c",
 )

@@ -14,7 +14,7 @@ from ..sources import HubSource
 YNAT_LABELS = ("IT과학", "경제", "사회", "생활문화", "세계", "스포츠", "정치")
 
 YNAT_SOURCE = HubSource(
-    "klue/klue", config="ynat", columns=("guid", "title", "label"), names=dict(label=YNAT_LABELS),
+    "klue/klue", config="ynat", columns=("title", "label"), names=dict(label=YNAT_LABELS),
     splits=dict(train="train", test="validation"), revision="349481ec73fff722f88e0453ca05c77a447d967c",
     licence="cc-by-sa-4.0", size="train 45,678, validation 9,107",
 )

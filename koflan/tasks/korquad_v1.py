@@ -12,7 +12,7 @@ from ..sources import HubSource
 
 # %% ../../nbs/tasks/korquad_v1.ipynb #1f646921
 KORQUAD_V1_SOURCE = HubSource(
-    "KorQuAD/squad_kor_v1", config="squad_kor_v1", columns=("id", "title", "context", "question", "answers"),
+    "KorQuAD/squad_kor_v1", config="squad_kor_v1", columns=("context", "question", "answers"),
     splits=dict(train="train", test="validation"), licence="cc-by-nd-4.0", size="train 60,407, validation 5,774",
 )
 

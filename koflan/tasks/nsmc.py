@@ -12,7 +12,7 @@ from ..sources import HubSource
 
 # %% ../../nbs/tasks/nsmc.ipynb #6b9c5a3a
 NSMC_SOURCE = HubSource(
-    "e9t/nsmc", columns=("id", "document", "label"), names=dict(label=("negative", "positive")),
+    "e9t/nsmc", columns=("document", "label"), names=dict(label=("negative", "positive")),
     licence="cc-by-2.0", size="train 150,000, test 50,000",
 )
 

@@ -13,7 +13,7 @@ from ..sources import HubSource
 
 # %% ../../nbs/tasks/pawsx_ko.ipynb #2552824f
 PAWSX_KO_SOURCE = HubSource(
-    "google-research-datasets/paws-x", config="ko", columns=("id", "sentence1", "sentence2", "label"),
+    "google-research-datasets/paws-x", config="ko", columns=("sentence1", "sentence2", "label"),
     splits=dict(train="train", validation="validation", test="test"),
     derive=dict(meaning=pl.col("label")), names=dict(label=("0", "1"), meaning=("different", "same")),
     licence="other", size="train 49,401, validation 2,000, test 2,000", revision="8a04d940a42cd40658986fdd8e3da561533a3646",
