@@ -541,16 +541,13 @@ def together(self:HubSource,
 # %% ../nbs/03_sources.ipynb #b0387231
 @patch
 def _numbered(self:HubSource, df, splits, owners, sizes):
-    "Number the rows of several splits: each of `owners` (koflan's splits that share a split of the source) has the next of `sizes` rows."
-    held, number, at = [], [], 0
+    "Put the rows of several splits in order and number them: each of `owners` (koflan's splits that share a split of the source) has the next of `sizes` rows."
+    held, at = {}, 0
     for own, n in zip(owners, sizes):
         carved = self.carve and self.splits[own[0]] == self.splits["train"]
-        if len(own) > 1 and not carved: return None
         test = self._held_out(df[self.carve][at:at + n].hash().to_numpy()) if carved else np.zeros(n, dtype=bool)
-        for o in own:
-            mine = np.flatnonzero(test == (o == "test")) if carved else np.arange(n)
-            held.append(mine + at)
-            number.append(rows_of(splits.index(o), mine))
+        for o in own: held[o] = at, np.flatnonzero(test == (o == "test")) if carved else np.arange(n)
         at += n
-    order = np.concatenate(held)
-    return (df if (np.diff(order) == 1).all() and len(order) == len(df) else df[order]).with_columns(_row=np.concatenate(number))
+    order = np.concatenate([held[o][0] + held[o][1] for o in splits])
+    df = df if np.array_equal(order, np.arange(len(df))) else df[order]
+    return df.with_columns(_row=np.concatenate([rows_of(i, held[o][1]) for i, o in enumerate(splits)]))
