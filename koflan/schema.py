@@ -170,9 +170,9 @@ def whole_file(
     path, # where the file shall be; its folder is made when missing
 ):
     "A temporary path beside `path` that takes its place when the block ends well, and is gone when it does not."
-    path = Path(path)
-    if not path.parent.is_dir(): path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.name}.{uuid4().hex[:16]}.tmp")
+    folder, name = os.path.split(path)
+    if folder and not os.path.isdir(folder): os.makedirs(folder, exist_ok=True)
+    tmp = Path(folder, f".{name}.{uuid4().hex[:16]}.tmp")
     try:
         yield tmp
         os.replace(tmp, path)

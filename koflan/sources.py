@@ -199,7 +199,7 @@ def _all_utf8(data, starts):
 
 def _validate(column):
     "Raise `ArrowException` for a column that is not what it says."
-    if column.type == pa.string() and column.nbytes > 1 << 18:
+    if column.type == pa.string() and column.nbytes > 1 << 16:
         _, offsets, data = column.buffers()
         starts = np.frombuffer(offsets, np.int32)[column.offset:][:len(column) + 1]
         if (np.diff(starts) >= 0).all() and starts[0] >= 0 and _all_utf8(np.frombuffer(data or b"", np.uint8)[:starts[-1]], starts): return column.validate()
@@ -368,10 +368,11 @@ def _strange(self:HubSource, df, col, flat, names, first):
     raise SourceError(f"{self.repo}: label {min(odd)!r} in {col!r} is none of {known} (row {first + at.arg_true()[0]})")
 
 # %% ../nbs/03_sources.ipynb #aeb68cde
-def _repeated(text, n): return pl.Series([text]).new_from_index(0, n)
+def _repeated(config, n): return pl.Series([config or "default"]).new_from_index(0, n)
 
 @patch
 def _seam(self:HubSource, df, features, first=0, config=None):
+    "A frame of the source with its columns checked, derived and tidied; `config` is the name of its configuration, or one for each row."
     if missing := [o for o in self.columns if o not in df.columns]: raise SourceError(f"{self.repo}: {unknown('column', missing[0], df.columns)}")
     df = df[list(self.columns)]
     if self.derive: df = df.with_columns(**self.derive)
@@ -379,7 +380,7 @@ def _seam(self:HubSource, df, features, first=0, config=None):
     labels = [o for o in (self._label(df, col, names, features, first) for col, names in self.names.items()) if o is not None]
     texts, lists = ([o for o, t in df.schema.items() if t == want and o not in self.names] for want in (pl.String, pl.List(pl.String)))
     if also := [*labels, *(pl.col(o).list.eval(tidy_expr(pl.element())) for o in lists)]: df = df.with_columns(also)
-    return pl.DataFrame(df.to_dict() | {o.name: o for o in _tidied(df, texts)} | {"_config": _repeated(config or "default", len(df))})
+    return pl.DataFrame(df.to_dict() | {o.name: o for o in _tidied(df, texts)} | {"_config": config if isinstance(config, pl.Series) else _repeated(config, len(df))})
 
 # %% ../nbs/03_sources.ipynb #01d225e7
 def _tidied(df, texts):
@@ -535,7 +536,7 @@ def together(self:HubSource,
     if sum(part.size for *_, part in parts) > size or sum(part.rows for *_, part in parts) > rows or any(part.features != features for *_, part in parts): return None
     frames = [pl.concat(part.pieces(0, part.rows, max(1, part.rows))) for *_, part in parts]
     if any(df.schema != frames[0].schema for df in frames): return None
-    df = self._seam(pl.concat(frames), features).with_columns(_config=pl.concat(_repeated(config or "default", len(o)) for (_, config, _), o in zip(parts, frames)))
+    df = self._seam(pl.concat(frames), features, config=pl.concat(_repeated(config, len(o)) for (_, config, _), o in zip(parts, frames)))
     return self._numbered(df, splits, owners.values(), [sum(len(o) for (own, *_), o in zip(parts, frames) if own is these) for these in owners.values()])
 
 # %% ../nbs/03_sources.ipynb #b0387231
@@ -550,4 +551,4 @@ def _numbered(self:HubSource, df, splits, owners, sizes):
         at += n
     order = np.concatenate([held[o][0] + held[o][1] for o in splits])
     df = df if np.array_equal(order, np.arange(len(df))) else df[order]
-    return df.with_columns(_row=np.concatenate([rows_of(i, held[o][1]) for i, o in enumerate(splits)]))
+    return df.insert_column(0, pl.Series("_row", np.concatenate([rows_of(i, held[o][1]) for i, o in enumerate(splits)])))
