@@ -212,7 +212,7 @@ def _batches(paths, heads, named, columns, start, stop, step):
     for path, head, name in zip(paths, heads, named):
         groups, first = _groups(head, at, start, stop)
         with _readable(name):
-            for batch in ParquetFile(pa.OSFile(path), metadata=head).iter_batches(step, row_groups=groups, columns=columns, use_threads=False) if groups else ():
+            for batch in ParquetFile(pa.OSFile(path), metadata=head, pre_buffer=False).iter_batches(step, row_groups=groups, columns=columns, use_threads=False) if groups else ():
                 low, high = max(start - first, 0), min(stop - first, len(batch))
                 if low < high:
                     for column in batch.columns: _validate(column)
