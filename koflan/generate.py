@@ -124,9 +124,9 @@ class Course:
         self.waiting = set(self.closed) # and surveyed before anything is chosen
 
     def begin(self):
-        tasks = {}
-        for o in self.jobs.values(): tasks.setdefault(o.cls.name if _simple(o) else o.name, []).append(o)
-        return [w for jobs in tasks.values() for w in ([Work(open_task, jobs[0], (self.shard_rows, *jobs[1:]))] if _simple(jobs[0]) else map(self._open, jobs))]
+        together = {}
+        for o in filter(_simple, self.jobs.values()): together.setdefault(o.cls, []).append(o)
+        return [*(Work(open_task, first, (self.shard_rows, *others)) for first, *others in together.values()), *(self._open(o) for o in self.jobs.values() if not _simple(o))]
 
     def _open(self, job): return Work(open_job, job, (self.shard_rows, not _joint(job)))
 

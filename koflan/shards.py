@@ -49,7 +49,7 @@ def source_files(
     if where == "hub": return out
     for config, name in source.parts(split):
         if where == "samples": out += filter(os.path.isfile, [f"{folder}/{config or 'default'}.jsonl"])
-        elif held := _in_card(folder, config): out += held.get(name, ())
+        elif held := _in_card(folder, config, name): out += held.get(name, ())
         else: out += (o.as_posix() for o in folder.rglob("*") if o.is_file() and not any(p.startswith(".") for p in o.relative_to(folder).parts))
     return sorted({o[len(folder.as_posix()) + 1:] for o in out})
 

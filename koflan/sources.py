@@ -50,8 +50,8 @@ def find_mirror(
     "The folder to read dataset repositories from."
     mirror = mirror or os.environ.get("KOFLAN_HUB_MIRROR")
     if not mirror: return None
-    path = SAMPLES if str(mirror) == "samples" else Path(mirror).expanduser()
-    if not path.is_dir() or not os.access(path, os.R_OK | os.X_OK):
+    path = SAMPLES if str(mirror) == "samples" else Path(os.path.expanduser(mirror))
+    if not os.path.isdir(path) or not os.access(path, os.R_OK | os.X_OK):
         raise KoflanError(f"mirror {mirror}: not a readable folder (want a folder of repositories, DIR/owner/name, or the word samples)")
     return path
 
@@ -160,8 +160,8 @@ def _configs(card, size, time):
     with open(card, encoding="utf-8") as f: return yaml.load(_CONFIGS.match(f.read())[1], getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 # %% ../nbs/03_sources.ipynb #ce8ce15b
-def _in_card(path, config):
-    "Split -> parquet files of a configuration, where the card lists them in the plain way of `push_to_hub`; else None."
+def _in_card(path, config, split):
+    "Split -> parquet files of a configuration, of this split or else of all, where the card lists them in the plain way of `push_to_hub`; else None."
     card = f"{path}/README.md"
     if not os.path.isfile(card) or os.path.exists(f"{path}/.huggingface.yaml"): return None
     try:
@@ -171,8 +171,8 @@ def _in_card(path, config):
     except (yaml.YAMLError, KeyError, TypeError, ValueError): return None # another way of saying it
     if set(entry) != {"config_name", "data_files"} or (not config and any("default" in o for o in entries)): return None
     if not all(isinstance(o, str) and _PLAIN.fullmatch(o) for o in listed.values()): return None
-    held = {split: sorted(f"{path}/{file}" for file in glob(o, root_dir=path)) for split, o in listed.items()}
-    held = {split: files for split, files in held.items() if files} # a mirror need not hold all splits
+    there = lambda names: {o: files for o in names if (files := sorted(f"{path}/{file}" for file in glob(listed[o], root_dir=path)))}
+    held = there(listed.keys() & {split}) or there(listed) # a mirror need not hold all splits
     return held if held and all(o.endswith(".parquet") for files in held.values() for o in files) else None
 
 # %% ../nbs/03_sources.ipynb #66f4abf4
@@ -283,7 +283,7 @@ def _open_parquet(self:HubSource, paths, split):
 # %% ../nbs/03_sources.ipynb #2e519e55
 @patch
 def _open_folder(self:HubSource, path, config, split):
-    held = _in_card(path, config)
+    held = _in_card(path, config, split)
     builder = None if held else _builder(path, config)
     held = held or builder.config.data_files or {}
     if split not in held: raise MissingSplit(f"{path} has no split {split!r} of {self!r}; there is: {', '.join(map(str, held))}")
@@ -409,7 +409,7 @@ def folder(self:HubSource,
     if root is None: return "hub", None
     at = root/self.repo
     if root == SAMPLES: return "samples", at
-    return ("mirror", at) if at.is_dir() else ("hub", None)
+    return ("mirror", at) if os.path.isdir(at) else ("hub", None)
 
 # %% ../nbs/03_sources.ipynb #42d1f153
 @patch

@@ -591,7 +591,7 @@ TOGETHER = 6 * CHUNK # bytes of source rows that are worth a table of their own
 @patch
 def together(self:Task,
     splits:list, # koflan's split names
-    most:int=sys.maxsize, # source rows
+    most:int=1_000_000, # source rows
     **allow, # allow_no_input, allow_no_negative
 ) -> list|None: # a `Built` for each; None where they have to be built one by one
     "Turn several small splits into records at once."
