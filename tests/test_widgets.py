@@ -194,7 +194,7 @@ def test_jump_shows_the_raw_row(page):
     field = output(page, 0).get_by_label("행")
     field.fill("7")
     field.press("Enter")
-    becomes(page, 0, "원본 train 7행", rows[7]["document"], rows[7]["id"])
+    becomes(page, 0, "원본 train 7행", rows[7]["document"], "label")
     field.fill("999")
     field.press("Enter")
     becomes(page, 0, "nsmc has no row 999", "원본 train 7행")
