@@ -586,7 +586,7 @@ def stream(self:Task,
         yield from ahead(map(made, ahead(read))) if step < stop - start else map(made, read) # a map holds on to nothing
 
 # %% ../nbs/04_task.ipynb #132321a2
-TOGETHER = 6 * CHUNK # bytes of source rows that are worth a table of their own
+TOGETHER = 2 * CHUNK # bytes of source rows, at most, that are read as one table
 
 @patch
 def together(self:Task,

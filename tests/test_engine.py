@@ -101,6 +101,31 @@ def test_formats(args, hub, whole, tmp_path):
     assert command("koflan.verify", tmp_path/"a", "--hub_mirror", hub).stdout.endswith("all is right\n")
 
 
+# ---- memory
+
+PEAK = """
+import re, sys
+from pathlib import Path
+from koflan.generate import generate
+generate("nsmc", sys.argv[2], splits="train", mirror=sys.argv[1], shard_rows=int(sys.argv[3]), format=sys.argv[4], progress=False)
+print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) >> 10)
+"""
+
+
+@pytest.mark.parametrize("shard_rows,format", [(100*N, "jsonl"), (5*N, "jsonl"), (5*N, "parquet")], ids=["straight", "parts", "parquet parts"])
+def test_the_peak_of_memory_hangs_on_the_chunk(shard_rows, format, hub, tmp_path):
+    "Eight times the rows: the lines alone are 350 MB more."
+    peaks = []
+    for times in (2, 16):
+        repo = tmp_path/f"hub{times}"/"e9t"/"nsmc"/"data"
+        repo.mkdir(parents=True)
+        for i in range(times): os.symlink(hub/"e9t"/"nsmc"/"data"/"train-00000-of-00001.parquet", repo/f"train-{i:05}-of-{times:05}.parquet")
+        line = [sys.executable, "-c", PEAK, tmp_path/f"hub{times}", tmp_path/f"data{times}", shard_rows, format]
+        peaks.append(int(subprocess.run(list(map(str, line)), check=True, capture_output=True, text=True, env=os.environ | dict(HF_HUB_OFFLINE="1")).stdout))
+    if format == "jsonl": assert (tmp_path/"data16"/"train"/"nsmc.jsonl").stat().st_size > 350e6
+    assert peaks[1] < peaks[0] + 150, peaks
+
+
 # ---- killed builds
 
 def start(hub, out, *args):
