@@ -7,8 +7,8 @@ Both sides start from the parquet files of the mirror and end with a closed JSON
   wording) and one `json.dumps` per line; nothing is checked, normalised or hashed. `load` is its share for `load_dataset` with nothing in the cache.
 - koflan: the works of `koflan_generate`, that is reading, tidying, all checks, writing, sha256 and the entries for the manifest.
 
-Each side of each task is a fresh process that has imported everything before its clock starts. The two take turns, 5 times and then on until both
-have run for a second, at most 50 times; the best counts.
+Each side of each task is a fresh process that has imported everything before its clock starts. The two take 5 turns; a turn builds again and again until
+0.3 seconds have passed, once at least. The best build counts.
 With `--num_proc N` koflan's works go to N worker processes, which are started in the first turn.
 `ratio` compares both from parquet to JSONL; `loop` leaves the reference's loading out (koflan's stays in).
 Peaks are VmHWM in MiB, without those of the workers.
@@ -41,7 +41,7 @@ from koflan.sources import SPLITS, find_mirror
 from koflan.task import find_tasks
 
 FAMILIES = dict(label=LabelTask, multilabel=MultiLabelTask, choice=ChoiceTask, span=SpanTask, borrow=BorrowTask)
-ROUNDS, MOST, SECONDS = 5, 50, 1
+ROUNDS, TURN = 5, .3
 
 load_dataset = partial(datasets.load_dataset, verification_mode="no_checks") # the card of a mirror need not know how many rows lie there
 
@@ -174,17 +174,24 @@ def memory(field):
     return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])/1024
 
 
+def timed(work, cls, splits, mirror):
+    "rows, seconds, seconds for loading."
+    with TemporaryDirectory() as d:
+        start = time.perf_counter()
+        rows, loaded = work(cls, splits, mirror, Path(d))
+        return rows, time.perf_counter() - start, loaded
+
+
 def side(pipe, what, name, splits, mirror, num_proc):
-    "A process of one side: builds once for every 'go', then tells its memory."
+    "A process of one side: for every 'go' it builds for a turn and tells of the best build, at last its memory."
     datasets.disable_progress_bars()
     cls, pool = find_tasks(name)[0], make_pool(num_proc=num_proc)
     work = reference if what == "reference" else partial(koflan, pool=pool)
     pipe.send(memory("VmRSS"))
     while pipe.recv() == "go":
-        with TemporaryDirectory() as d:
-            start = time.perf_counter()
-            rows, loaded = work(cls, splits, mirror, Path(d))
-            pipe.send((rows, time.perf_counter() - start, loaded))
+        runs, end = [timed(work, cls, splits, mirror)], time.perf_counter() + TURN
+        while time.perf_counter() < end: runs.append(timed(work, cls, splits, mirror))
+        pipe.send(min(runs, key=lambda o: o[1]))
     pipe.send(memory("VmHWM"))
     pool.close()
 
@@ -212,8 +219,7 @@ def measured(cls, splits, mirror, num_proc):
     "rows, the best (seconds, seconds for loading) of the reference and of koflan, their peaks, memory before."
     sides = [Side(o, cls.name, splits, mirror, num_proc) for o in ("reference", "koflan")]
     before = max(o.get() for o in sides)
-    runs = []
-    while len(runs) < ROUNDS or (len(runs) < MOST and min(sum(o[1] for o in side) for side in zip(*runs)) < SECONDS): runs.append([o.go("go") for o in sides])
+    runs = [[o.go("go") for o in sides] for _ in range(ROUNDS)]
     best = [min(o[1:] for o in run) for run in zip(*runs)]
     peaks = [o.go("stop") for o in sides]
     for o in sides: o.process.join()
