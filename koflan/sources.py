@@ -529,26 +529,22 @@ def together(self:HubSource,
     mirror:str|None=None, # as for `find_mirror`
 ) -> pl.DataFrame|None: # split after split, as from `read`, `_row` telling the split; None where they are too much, or not alike
     "Read several small splits as one table."
-    owners = {}
-    for o in splits: owners.setdefault(self.splits[o], []).append(o)
-    parts = [(own, config, self._open_part(mirror, config, name)) for own in owners.values() for config, name in self._held(mirror, self.parts(own[0]))]
-    features = parts[0][2].features
-    if sum(part.size for *_, part in parts) > size or sum(part.rows for *_, part in parts) > rows or any(part.features != features for *_, part in parts): return None
-    frames = [pl.concat(part.pieces(0, part.rows, max(1, part.rows))) for *_, part in parts]
+    once = {self.splits[o]: self._held(mirror, self.parts(o)) for o in splits} # a held-out tenth comes from the same files
+    opened = {o: [(config, self._open_part(mirror, config, name)) for config, name in held] for o, held in once.items()}
+    configs, parts = zip(*(o for held in opened.values() for o in held))
+    if sum(o.size for o in parts) > size or sum(o.rows for o in parts) > rows or any(o.features != parts[0].features for o in parts): return None
+    frames = [pl.concat(o.pieces(0, o.rows, max(1, o.rows))) for o in parts]
     if any(df.schema != frames[0].schema for df in frames): return None
-    df = self._seam(pl.concat(frames), features, config=pl.concat(_repeated(config, len(o)) for (_, config, _), o in zip(parts, frames)))
-    return self._numbered(df, splits, owners.values(), [sum(len(o) for (own, *_), o in zip(parts, frames) if own is these) for these in owners.values()])
+    df = self._seam(pl.concat(frames), parts[0].features, config=pl.concat(_repeated(o, len(df)) for o, df in zip(configs, frames)))
+    return self._numbered(df, splits, {name: sum(part.rows for _, part in held) for name, held in opened.items()})
 
 # %% ../nbs/03_sources.ipynb #b0387231
 @patch
-def _numbered(self:HubSource, df, splits, owners, sizes):
-    "Put the rows of several splits in order and number them: each of `owners` (koflan's splits that share a split of the source) has the next of `sizes` rows."
-    held, at = {}, 0
-    for own, n in zip(owners, sizes):
-        carved = self.carve and self.splits[own[0]] == self.splits["train"]
-        test = self._held_out(df[self.carve][at:at + n].hash().to_numpy()) if carved else np.zeros(n, dtype=bool)
-        for o in own: held[o] = at, np.flatnonzero(test == (o == "test")) if carved else np.arange(n)
-        at += n
-    order = np.concatenate([held[o][0] + held[o][1] for o in splits])
+def _numbered(self:HubSource, df, splits, sizes):
+    "Put the rows of several splits in order and number them; `sizes` says how many rows of each split of the source stand in `df`, in order."
+    start, carved = dict(zip(sizes, np.cumsum([0, *sizes.values()]))), self.splits["train"] if self.carve else None
+    if carved in sizes: test = self._held_out(df[self.carve][start[carved]:start[carved] + sizes[carved]].hash().to_numpy())
+    mine = [np.flatnonzero(test == (o == "test")) if self.splits[o] == carved else np.arange(sizes[self.splits[o]]) for o in splits]
+    order = np.concatenate([rows + start[self.splits[o]] for o, rows in zip(splits, mine)])
     df = df if np.array_equal(order, np.arange(len(df))) else df[order]
-    return df.insert_column(0, pl.Series("_row", np.concatenate([rows_of(i, held[o][1]) for i, o in enumerate(splits)])))
+    return df.insert_column(0, pl.Series("_row", np.concatenate([rows_of(i, rows) for i, rows in enumerate(mine)])))
