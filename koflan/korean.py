@@ -109,9 +109,14 @@ for _a, _b in SETTLED: _IS_SETTLED[_a:_b + 1] = True
 
 def _foreign(data):
     "Where characters begin that are neither syllables of Hangul nor ASCII; the last 36 syllables count as foreign, too."
-    next = np.append(data[1:], np.uint8(0))
-    out = (data >= 0xEE) | ((data >= 0xC0) & (data < 0xEA)) # outside of U+A000 to U+DFFF,
-    return np.flatnonzero(out | ((data == 0xEA) & (next < 0xB0)) | ((data == 0xED) & (next >= 0x9E))) # before 가 (EA B0 80), or from ED 9E 80 on
+    found = [np.empty(0, dtype=np.int64)]
+    for start in range(0, len(data), 1 << 18): # what fits into a processor's cache
+        here, next = data[start:start + (1 << 18)], data[start + 1:start + (1 << 18) + 1]
+        out = (here >= 0xEE) | ((here >= 0xC0) & (here < 0xEA)) # outside of U+A000 to U+DFFF,
+        here = here[:len(next)]
+        out[:len(next)] |= ((here == 0xEA) & (next < 0xB0)) | ((here == 0xED) & (next >= 0x9E)) # before 가 (EA B0 80), or from ED 9E 80 on
+        found.append(np.flatnonzero(out) + start)
+    return np.concatenate(found)
 
 def _unsettled(texts):
     "Positions of texts that NFC may change."
