@@ -49,6 +49,7 @@ def rows_of(
     "Row numbers that tell their split."
     return rows.astype(np.uint64) | np.uint64(split << _SPLIT)
 
+# %% ../nbs/00_chance.ipynb #f134fe42
 class Chance:
     "Counted chance of one split of one task, or of several."
     def __init__(self,

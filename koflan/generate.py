@@ -141,6 +141,7 @@ class Course:
         if done.error: return self._fail(job, done)
         return {open_job: self._opened, survey: self._surveyed, build_part: self._built, join: self._joined}[work.fn](job, done.value, *work.args)
 
+# %% ../nbs/30_generate.ipynb #e232eb8e
 def _joint(job):
     "Does what stays depend on more than the split's own cap?"
     return "dedup" in job.options or "mixing" in job.options

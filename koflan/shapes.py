@@ -229,10 +229,12 @@ def _chosen(ring, other, keep, most):
     return [texts[o].alias(str(i)) for i, o in enumerate(place)]
 
 # %% ../nbs/05_shapes.ipynb #70426fa3
-def _own(df, hashes):
-    "Hashes that rows of different splits never share."
-    return hashes ^ pl.Series(split_of(df["_row"].to_numpy()).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+def _apart(lent):
+    "Rows of different splits share neither a group nor a question."
+    split = split_of(lent["_row"].to_numpy()).astype(np.uint64)
+    return lent.with_columns(pl.col(o) ^ pl.Series(mix(split)) for o in ("group", "q") if o in lent.columns) if split.any() else lent
 
+# %% ../nbs/05_shapes.ipynb #53a78bb4
 class LendingTask(Task):
     "Rows whose wrong answers are lent by others: `lends` says what, `right` is their own, `wrong` chooses."
     whole, purpose = False, "others"
@@ -244,7 +246,7 @@ class LendingTask(Task):
         return self._ring((self._asked(rows, chance)[0] for rows in pieces), chance)
 
     def _ring(self, frames, chance):
-        lent = pl.concat([self.lends(o) for o in frames])
+        lent = _apart(pl.concat([self.lends(o) for o in frames]))
         return Ring(lent, chance.bits(lent["_row"].to_numpy(), self.purpose))
 
     def answers(self, df, chance, lent=None):
@@ -273,7 +275,7 @@ class SpanTask(LendingTask):
     def lends(self, df):
         first = tidy_expr(self.found.list.first())
         keys = self.found.list.eval(normal_form_expr(tidy_expr(pl.element())))
-        return df.select("_row", group=_own(df, pl.col(self.context).hash()), text=first, keys=keys).with_columns(c=pl.col("keys").list.first()).with_columns(code=pl.col("c").hash())
+        return df.select("_row", group=pl.col(self.context).hash(), text=first, keys=keys).with_columns(c=pl.col("keys").list.first()).with_columns(code=pl.col("c").hash())
 
 # %% ../nbs/05_shapes.ipynb #b5bec6c8
 def _clash(c, keys):
@@ -315,7 +317,7 @@ class BorrowTask(LendingTask):
 
     def lends(self, df):
         said = lambda o: normal_form_expr(pl.col(o)).hash()
-        return df.select("_row", group=_own(df, pl.col(self.group).hash()), text=self.reply, q=_own(df, said(self.asked)), code=said(self.reply))
+        return df.select("_row", group=pl.col(self.group).hash(), text=self.reply, q=said(self.asked), code=said(self.reply))
 
 # %% ../nbs/05_shapes.ipynb #a22707c7
 @patch

@@ -299,6 +299,7 @@ def _pieces(file, name):
         ends = np.concatenate([[0], np.flatnonzero(np.frombuffer(data, np.uint8) == 10) + 1, [len(data) + 1]])
         yield lambda i, j, data=data + b"\n", ends=ends: data[ends[i]:ends[j]], len(ends) - 1
 
+# %% ../nbs/28_shards.ipynb #8734330b
 def _blocks(store, parts, size):
     "The records of the parts, cut into blocks of `size` of them or fewer: (number of the file, bytes or records, how many)."
     at = 0

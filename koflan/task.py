@@ -511,6 +511,7 @@ def _short_cut(self:Task, rows, splits, allow_no_input=False, allow_no_negative=
     return list(self._apart(splits, rows, dropped + more, numbers[at], lines, df.filter(pl.Series(doubtful)) if doubtful.any() else None,
                             dict(allow_no_input=allow_no_input, allow_no_negative=allow_no_negative, lent=lent)))
 
+# %% ../nbs/04_task.ipynb #d8f1542a
 @patch
 def _apart(self:Task, splits, rows, dropped, numbers, lines, doubtful, options):
     "What became of the rows of each split."
