@@ -198,9 +198,8 @@ def entries_of(
 
 def _entry(job, made, file, part): return dict(file=file, kind=job.cls.kind) | part | dict(recipe=made)
 
-def _noted(job, made, part):
-    "The entries of a job that is one file; they are left as a note."
-    entries = [_entry(job, made, *job.files(), part)]
+def _noted(job, entries):
+    "Leave the entries as a note."
     Store(job.out).write(json.dumps(entries, ensure_ascii=False), _note(job))
     return entries
 
@@ -219,7 +218,8 @@ def build_job(
     made, (name,) = job.recipe, job.files()
     if old := entries_of(job, made): return old
     cap = job.options.get("cap")
-    return _noted(job, made, write_part(job, name) if cap is None else _write_built(job, name, job.task.build(job.split, cap, **job.allow)))
+    part = write_part(job, name) if cap is None else _write_built(job, name, job.task.build(job.split, cap, **job.allow))
+    return _noted(job, [_entry(job, made, name, part)])
 
 # %% ../nbs/28_shards.ipynb #ce95491b
 def build_file(
@@ -260,7 +260,10 @@ def open_task(
     try: built = job.task.together([o.split for o in todo], shard_rows, **job.allow) if todo else None
     except (Exception, PanicException): built = None # told by the one that it comes from
     if not built: return done
-    return done | {o.name: _noted(o, m, _write_built(o, *o.files(), b)) for o, m, b in zip(todo, made, built)}
+    for o, recipe, b in zip(todo, made, built):
+        name, = o.files()
+        done[o.name] = _noted(o, [_entry(o, recipe, name, _write_built(o, name, b))])
+    return done
 
 # %% ../nbs/28_shards.ipynb #402b5f7c
 def _part(job, start, stop): return f".koflan/parts/{job.name}/{start:010}-{stop:010}.{job.format}"
@@ -294,10 +297,10 @@ def _pieces(file, name):
         return
     rest = b""
     while more := file.read(AT_ONCE):
-        data, _, rest = (rest + more).rpartition(b"\n")
-        if not data: continue
-        ends = np.concatenate([[0], np.flatnonzero(np.frombuffer(data, np.uint8) == 10) + 1, [len(data) + 1]])
-        yield lambda i, j, data=data + b"\n", ends=ends: data[ends[i]:ends[j]], len(ends) - 1
+        data = rest + more
+        ends = np.append(0, np.flatnonzero(np.frombuffer(data, np.uint8) == 10) + 1)
+        yield lambda i, j, data=data, ends=ends: data[ends[i]:ends[j]], len(ends) - 1
+        rest = data[ends[-1]:]
 
 # %% ../nbs/28_shards.ipynb #8734330b
 def _blocks(store, parts, size):
@@ -355,7 +358,7 @@ def join(
     counts = counts or dict(rows=sum(o["rows"] for o in parts), dropped=tally(o["dropped"] for o in parts))
     none = dict(rows=0, dropped={})
     entries = [_entry(job, made, name, dict(rows=0, kept=0, dropped={}) | (none if i else counts) | o) for i, (name, o) in enumerate(zip(names, done))]
-    store.write(entries, _note(job))
+    _noted(job, entries)
     store.remove([o["name"] + end for o in parts for end in ("", ".json")])
     return entries
 

@@ -508,12 +508,12 @@ def _short_cut(self:Task, rows, splits, allow_no_input=False, allow_no_negative=
     keep, more = self._sift(df, got, doubtful, blank & (not (allow_no_input and self.input_optional)), allow_no_negative)
     at = np.flatnonzero(keep)
     lines = cache(lambda: self._weave_lines(numbers[at], splits, got, chosen, columns, at, blank))
-    return list(self._apart(splits, rows, dropped + more, numbers[at], lines, df.filter(pl.Series(doubtful)) if doubtful.any() else None,
-                            dict(allow_no_input=allow_no_input, allow_no_negative=allow_no_negative, lent=lent)))
+    return list(self._by_split(splits, rows, dropped + more, numbers[at], lines, df.filter(pl.Series(doubtful)) if doubtful.any() else None,
+                               dict(allow_no_input=allow_no_input, allow_no_negative=allow_no_negative, lent=lent)))
 
 # %% ../nbs/04_task.ipynb #d8f1542a
 @patch
-def _apart(self:Task, splits, rows, dropped, numbers, lines, doubtful, options):
+def _by_split(self:Task, splits, rows, dropped, numbers, lines, doubtful, options):
     "What became of the rows of each split."
     first = lambda numbers: np.searchsorted(split_of(numbers), np.arange(len(splits) + 1)).tolist()
     counts, ends, odd = (np.diff(first(rows["_row"].to_numpy())), first(numbers), first(doubtful["_row"].to_numpy()) if doubtful is not None else None)

@@ -190,11 +190,11 @@ def test_buttons_turn_pages(page):
 
 
 def test_jump_shows_the_raw_row(page):
-    _, rows = task_rows()
-    field = output(page, 0).get_by_label("행")
+    cls, rows = task_rows()
+    label, field = rows[7]["label"], output(page, 0).get_by_label("행")
     field.fill("7")
     field.press("Enter")
-    becomes(page, 0, "원본 train 7행", rows[7]["document"], "label")
+    becomes(page, 0, "원본 train 7행", rows[7]["document"], f"label\t{label} ({cls.source.names['label'][label]})")
     field.fill("999")
     field.press("Enter")
     becomes(page, 0, "nsmc has no row 999", "원본 train 7행")
