@@ -203,12 +203,14 @@ def _noted(job, entries):
     Store(job.out).write(json.dumps(entries, ensure_ascii=False), _note(job))
     return entries
 
-def _write_built(job, name, built):
+def _write_built(job, made, built):
+    "Write one file; a function that gives its entry, once the sha256 is known."
+    name, = job.files()
     with Store(job.out).writing(name) as f:
         sink = SINKS[job.format](f)
         sink.add(built)
         sink.close()
-    return dict(rows=built.rows, kept=len(built.numbers), dropped=built.dropped, sha256=f.sha.hexdigest())
+    return lambda: _entry(job, made, name, dict(rows=built.rows, kept=len(built.numbers), dropped=built.dropped, sha256=f.sha.hexdigest()))
 
 # %% ../nbs/28_shards.ipynb #aebf9dea
 def build_job(
@@ -218,8 +220,8 @@ def build_job(
     made, (name,) = job.recipe, job.files()
     if old := entries_of(job, made): return old
     cap = job.options.get("cap")
-    part = write_part(job, name) if cap is None else _write_built(job, name, job.task.build(job.split, cap, **job.allow))
-    return _noted(job, [_entry(job, made, name, part)])
+    if cap is None: return _noted(job, [_entry(job, made, name, write_part(job, name))])
+    return _noted(job, [_write_built(job, made, job.task.build(job.split, cap, **job.allow))()])
 
 # %% ../nbs/28_shards.ipynb #ce95491b
 def build_file(
@@ -260,10 +262,8 @@ def open_task(
     try: built = job.task.together([o.split for o in todo], shard_rows, **job.allow) if todo else None
     except (Exception, PanicException): built = None # told by the one that it comes from
     if not built: return done
-    for o, recipe, b in zip(todo, made, built):
-        name, = o.files()
-        done[o.name] = _noted(o, [_entry(o, recipe, name, _write_built(o, name, b))])
-    return done
+    entries = list(map(_write_built, todo, made, built)) # all are written before any is noted: meanwhile their sha256 is counted
+    return done | {o.name: _noted(o, [entry()]) for o, entry in zip(todo, entries)}
 
 # %% ../nbs/28_shards.ipynb #402b5f7c
 def _part(job, start, stop): return f".koflan/parts/{job.name}/{start:010}-{stop:010}.{job.format}"
