@@ -45,7 +45,10 @@ def source_files(
     mirror:str|None=None, # where sources are read from
 ) -> list: # paths below the repository's folder, as text with `/`; none for the Hub
     "The local files that a split is read from: those that the card names, or all of the repository where it names none."
-    (where, folder), out = source.folder(mirror), []
+    return _files_in(source, split, *source.folder(mirror))
+
+def _files_in(source, split, where, folder):
+    out = []
     if where == "hub": return out
     for config, name in source.parts(split):
         if where == "samples": out += filter(os.path.isfile, [f"{folder}/{config or 'default'}.jsonl"])
@@ -54,10 +57,9 @@ def source_files(
     return sorted({o[len(folder.as_posix()) + 1:] for o in out})
 
 # %% ../nbs/28_shards.ipynb #ab4d9cba
-def _stamp(source, split, mirror):
+def _stamp(source, split, where, folder):
     "A digest of the names and contents of the files of a local source."
-    folder = source.folder(mirror)[1]
-    held = [(o, _sha_of(f"{folder}/{o}")) for o in source_files(source, split, mirror)]
+    held = [(o, _sha_of(f"{folder}/{o}")) for o in _files_in(source, split, where, folder)]
     return sha256(json.dumps(held).encode()).hexdigest()[:16]
 
 def _code(cls, options):
@@ -76,8 +78,9 @@ def recipe(
 ) -> dict: # what decides the bytes of the files
     "Everything that the records of a split depend on."
     src = cls.source
+    where, folder = src.folder(mirror)
     out = dict(task=cls.name, task_version=cls.version, split=split, source=dict(
-        repo=src.repo, parts=["/".join(filter(None, o)) for o in src.parts(split)], revision=src.revision or "main", place=src.place(mirror), files=_stamp(src, split, mirror),
+        repo=src.repo, parts=["/".join(filter(None, o)) for o in src.parts(split)], revision=src.revision or "main", place=where, files=_stamp(src, split, where, folder),
         licence=src.licence), options=options, koflan=koflan.__version__, code=_code(cls, options))
     return out | (dict(pyarrow=pq.core.pa.__version__) if options.get("format") == "parquet" else {})
 

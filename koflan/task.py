@@ -134,7 +134,7 @@ def _split_off(df, why):
     "Rows to keep and counts of the others; `why` is a str column, null where the row stays."
     if why.null_count() == len(why): return df, Counter()
     gone = why.is_not_null().to_numpy()
-    return df[np.flatnonzero(~gone)], _counts(df, gone, why.drop_nulls())
+    return df.filter(pl.Series(~gone)), _counts(df, gone, why.drop_nulls())
 
 def _of_split(counts, i=None):
     "The counts of one split by reason; all where there is only one."
@@ -149,8 +149,8 @@ def _drop(self:Task, df):
     broken = df.select(o.alias(k) for k, o in why.items())
     if not any(o.any() for o in broken): return df, Counter()
     broken = np.array([o.to_arrow().fill_null(False).to_numpy(zero_copy_only=False) for o in broken])
-    gone, first = broken.any(axis=0), broken.argmax(axis=0)
-    return df[np.flatnonzero(~gone)], _counts(df, gone, map(list(why).__getitem__, first[gone]))
+    gone = broken.any(axis=0)
+    return df.filter(pl.Series(~gone)), _counts(df, gone, map(list(why).__getitem__, broken[:, gone].argmax(axis=0)))
 
 # %% ../nbs/04_task.ipynb #f59be170
 def distinct(
