@@ -31,7 +31,7 @@ from fastcore.basics import patch
 
 from .chance import Chance, mix, row_of, smallest, split_of
 from .korean import bytes_of, normal_form_expr
-from .prompts import Cell, Texts, columns_of, form_of, runs, strung, template_form, texts_of, weave
+from .prompts import Cell, Texts, columns_of, form_of, picked, runs, strung, template_form, texts_of, weave
 from .schema import KINDS, RECORD, SCHEMA, KoflanError, faults, unknown
 from .sources import CHUNK
 
@@ -235,7 +235,7 @@ def sorted_places(
 ) -> np.ndarray: # the same places
     "Each row in the order of its texts, so that nothing tells which of them is right."
     ranks = np.append(pc.rank(words, tiebreaker="dense").to_numpy(), len(words) + 1) # none comes last
-    return np.take_along_axis(which, np.argsort(ranks[which], axis=1, kind="stable"), axis=1)
+    return picked(which, np.argsort(ranks[which], axis=1, kind="stable"))
 
 def mixed(
     words:pa.LargeStringArray, # texts
@@ -246,11 +246,13 @@ def mixed(
     "The answers of each row, in an order that their hashes give."
     hashes = mix(bits[:, None] + np.arange(which.shape[1], dtype=np.uint64))
     hashes[which < 0] = ~np.uint64(0)
-    which = np.take_along_axis(which, np.argsort(hashes, axis=1, kind="stable"), axis=1)
-    at = np.full((len(which), 2 * which.shape[1] - 1), len(words)) # answers and what stands between them, by turns
-    at[:, ::2], at[:, 1::2] = which, np.where(which[:, 1:] < 0, -1, len(words))
-    at[at < 0] = len(words) + 1
-    return strung(pa.concat_arrays([words, pa.array([between, ""], pa.large_string())]), at)
+    which = picked(which, np.argsort(hashes, axis=1, kind="stable"))
+    few = (len(words) + 1) ** which.shape[1] <= len(which) # each of the ways to order them is written once
+    which, way = distinct(which + 1) if few else (which + 1, None)
+    at = np.full((len(which), 2 * which.shape[1] - 1), len(words) + 1) # answers and what stands between them, by turns
+    at[:, ::2], at[:, 1::2] = which, np.where(which[:, 1:] == 0, 0, len(words) + 1)
+    said = strung(pa.concat_arrays([pa.array([""], pa.large_string()), words, pa.array([between], pa.large_string())]), at)
+    return said.take(pa.array(way)) if few else said
 
 # %% ../nbs/04_task.ipynb #c672defc
 @patch
@@ -432,7 +434,7 @@ def _places(forms, names):
 def _options_of(self:Task, got, at, bits):
     "What `{options}` stands for in the rows `at`, from the forms of their answers."
     words, places = _places(tuple(got.forms), tuple(got.columns))
-    place, cell = places[:, got.which[at]]
+    place, cell = places.take(got.which[at], axis=1)
     if got.columns:
         place = np.where(cell < 0, place, len(words) + cell * len(at) + np.arange(len(at))[:, None])
         words = pa.concat_arrays([words, *(o[at].to_arrow() for o in got.columns.values())])
@@ -618,7 +620,6 @@ def together(self:Task,
     one = len({self.source.splits[o] for o in splits}) == 1 # of the source
     if not _has_short_cut(type(self)) or (self.whole and not one) or (rows := self.source.together(splits, TOGETHER, most, self.mirror)) is None: return None
     built = sum((self._short_cut(*o, **allow) or [] for o in (_each(rows, splits) if self.whole else [(rows, splits)])), [])
-    for o in built: o.text() # all are slices of one, which is made only once
     return built if len(built) == len(splits) else None
 
 def _each(rows, splits):
