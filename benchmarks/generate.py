@@ -1,17 +1,18 @@
 """koflan's build against a row-by-row loop: rows per second and peak memory, side by side in one run.
 
-    KOFLAN_HUB_MIRROR=../shared/hub python benchmarks/generate.py [--tasks "*"] [--splits train] [--repeat 10] [--num_proc 2]
+    KOFLAN_HUB_MIRROR=../shared/hub python benchmarks/generate.py [--tasks "*"] [--splits train] [--repeat 10] [--num_proc 1]
 
 Both sides start from the parquet files of the mirror and end with a closed JSONL file, every split of a task.
 - reference: `datasets.load_dataset` on the folder of the mirror, once for each configuration, then one dict per row (`random.choice` of instruction and
   wording) and one `json.dumps` per line; nothing is checked, normalised or hashed. `load` is its share for `load_dataset` with nothing in the cache.
 - koflan: the works of `koflan_generate`, that is reading, tidying, all checks, writing, sha256 and the entries for the manifest.
 
-Each side of each task is a fresh process that has imported everything before its clock starts. The two take 5 turns; a turn builds again and again until
+Each side of each task is a fresh process that has imported everything before its clock starts. They take 5 turns; a turn builds again and again until
 0.3 seconds have passed, once at least. The best build counts.
-With `--num_proc N` koflan's works go to N worker processes, which are started in the first turn.
-`ratio` compares both from parquet to JSONL; `loop` leaves the reference's loading out (koflan's stays in).
-Peaks are VmHWM in MiB, without those of the workers.
+`ratio` compares one process of koflan with the reference, from parquet to JSONL; `loop` leaves the reference's loading out (koflan's stays in).
+The last column compares the cores of this machine (or `--num_proc N`) with the reference, which stays one loop in one process: N worker processes,
+started in the first turn, build the task side by side, as the tasks of a whole build go on side by side, and the rows of all of them count.
+Peaks are VmHWM in MiB, those of one process.
 `--repeat N` copies every parquet file N times: a build bounded by its chunks keeps its peak.
 """
 import argparse
@@ -35,8 +36,9 @@ import pyarrow.parquet # noqa: F401
 
 from koflan.engines import make_pool, run
 from koflan.generate import SHARD_ROWS, Course
-from koflan.shards import Job
+from koflan.schema import user_errors
 from koflan.shapes import BorrowTask, ChoiceTask, LabelTask, MultiLabelTask, SpanTask
+from koflan.shards import Job
 from koflan.sources import SPLITS, find_mirror
 from koflan.task import find_tasks
 
@@ -163,10 +165,12 @@ def reference(cls, splits, mirror, out):
 
 
 def koflan(cls, splits, mirror, out, pool):
-    course = Course([Job(cls, o, str(out), str(mirror), dict(seed=0, cap=None)) for o in splits], SHARD_ROWS if pool.width > 1 else 20 * SHARD_ROWS)
-    for _, work, done in run(course.begin(), course.then, pool):
+    courses = {}
+    for o in (str(out/str(i)) for i in range(pool.width)): # a build for each worker
+        courses[o] = Course([Job(cls, split, o, str(mirror), dict(seed=0, cap=None)) for split in splits], SHARD_ROWS if pool.width > 1 else 20 * SHARD_ROWS)
+    for _, work, done in run([w for o in courses.values() for w in o.begin()], lambda work, done: courses[work.job.out].then(work, done), pool):
         if done.error: sys.exit(f"{work.job.name}: {done.error}")
-    return sum(e["rows"] for entries in course.done.values() for e in entries), 0.
+    return sum(e["rows"] for o in courses.values() for entries in o.done.values() for e in entries)//pool.width, 0.
 
 
 def memory(field):
@@ -174,23 +178,23 @@ def memory(field):
     return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])/1024
 
 
-def timed(work, cls, splits, mirror):
-    "rows, seconds, seconds for loading."
+def timed(work, cls, splits, mirror, builds):
+    "rows, seconds, seconds for loading; of each of the builds that go on side by side."
     with TemporaryDirectory() as d:
         start = time.perf_counter()
         rows, loaded = work(cls, splits, mirror, Path(d))
-        return rows, time.perf_counter() - start, loaded
+        return rows, (time.perf_counter() - start)/builds, loaded
 
 
-def side(pipe, what, name, splits, mirror, num_proc):
-    "A process of one side: for every 'go' it builds for a turn and tells of the best build, at last its memory."
+def side(pipe, num_proc, name, splits, mirror):
+    "A process of one side (the reference where `num_proc` is 0): for every 'go' it builds for a turn and tells of the best build, at last its memory."
     datasets.disable_progress_bars()
     cls, pool = find_tasks(name)[0], make_pool(num_proc=num_proc)
-    work = reference if what == "reference" else partial(koflan, pool=pool)
+    work, builds = (partial(koflan, pool=pool), num_proc) if num_proc else (reference, 1)
     pipe.send(memory("VmRSS"))
     while pipe.recv() == "go":
-        runs, end = [timed(work, cls, splits, mirror)], time.perf_counter() + TURN
-        while time.perf_counter() < end: runs.append(timed(work, cls, splits, mirror))
+        runs, end = [timed(work, cls, splits, mirror, builds)], time.perf_counter() + TURN
+        while time.perf_counter() < end: runs.append(timed(work, cls, splits, mirror, builds))
         pipe.send(min(runs, key=lambda o: o[1]))
     pipe.send(memory("VmHWM"))
     pool.close()
@@ -215,15 +219,18 @@ class Side:
         return self.get()
 
 
-def measured(cls, splits, mirror, num_proc):
-    "rows, the best (seconds, seconds for loading) of the reference and of koflan, their peaks, memory before."
-    sides = [Side(o, cls.name, splits, mirror, num_proc) for o in ("reference", "koflan")]
+def measured(cls, splits, mirror, num_procs):
+    "rows, the best (seconds, seconds for loading) of the reference and of koflan in so many processes, their peaks, memory before."
+    sides = [Side(o, cls.name, splits, mirror) for o in (0, *num_procs)]
     before = max(o.get() for o in sides)
     runs = [[o.go("go") for o in sides] for _ in range(ROUNDS)]
     best = [min(o[1:] for o in run) for run in zip(*runs)]
     peaks = [o.go("stop") for o in sides]
     for o in sides: o.process.join()
-    return runs[0][1][0], *best, peaks, before
+    return runs[0][1][0], best, peaks, before
+
+
+def median(ratios): return f"median {statistics.median(o for o, _ in ratios):.1f}, lowest {min(ratios)[0]:.1f} ({min(ratios)[1]})"
 
 
 def repeated(mirror, times, folder):
@@ -241,21 +248,24 @@ def main():
     parser.add_argument("--tasks", default="*", help="names or globs, comma-separated")
     parser.add_argument("--splits", default="", help="comma-separated; by default all that the mirror holds, together")
     parser.add_argument("--repeat", type=int, default=1, help="copies of every parquet file")
-    parser.add_argument("--num_proc", type=int, default=1, help="worker processes of koflan")
+    parser.add_argument("--num_proc", type=int, default=os.cpu_count(), help="worker processes of the last column")
     args = parser.parse_args()
-    mirror, wanted, ratios = find_mirror(), [o for o in args.splits.split(",") if o], []
+    mirror, wanted, num_procs = find_mirror(), [o for o in args.splits.split(",") if o], dict.fromkeys([1, args.num_proc])
+    ratios = {o: [] for o in num_procs}
     if not mirror: sys.exit("set KOFLAN_HUB_MIRROR to a mirror of dataset repositories")
     with TemporaryDirectory() as d:
         mirror = repeated(mirror, args.repeat, Path(d)/"mirror") if args.repeat > 1 else mirror.resolve()
-        print(f"{os.cpu_count()} cores, koflan in {args.num_proc} process{'es' if args.num_proc > 1 else ''}, polars {pl.__version__} on {pl.thread_pool_size()} threads, datasets {datasets.__version__}")
-        print(f"{'task':<18}{'family':<11}{'rows':>9}{'reference/s':>13}{'load':>7}{'koflan/s':>11}{'ratio':>8}{'loop':>8}{'peak ref':>10}{'koflan':>8}{'before':>8}")
+        print(f"{os.cpu_count()} cores, polars {pl.__version__} on {pl.thread_pool_size()} threads, datasets {datasets.__version__}")
+        more = [f"in {o} processes" for o in num_procs if o > 1]
+        print(f"{'task':<18}{'family':<11}{'rows':>9}{'reference/s':>13}{'load':>7}{'koflan/s':>11}{'ratio':>8}{'loop':>8}{'peak ref':>10}{'koflan':>8}{'before':>8}", *more)
         for cls in find_tasks(args.tasks):
             if not family(cls) or not (splits := splits_of(cls, wanted, mirror)): continue
-            rows, (ref, load), (ours, _), peaks, before = measured(cls, splits, mirror, args.num_proc)
-            ratios.append((ref/ours, cls.name))
+            rows, ((ref, load), (ours, _), *others), peaks, before = measured(cls, splits, mirror, num_procs)
+            for n, (seconds, _) in zip(num_procs, [(ours, 0), *others]): ratios[n].append((ref/seconds, cls.name))
             print(f"{cls.name:<18}{family(cls):<11}{rows:>9,}{rows/ref:>13,.0f}{load/ref:>7.0%}{rows/ours:>11,.0f}{ref/ours:>8.1f}{(ref - load)/ours:>8.1f}"
-                  f"{peaks[0]:>10.0f}{peaks[1]:>8.0f}{before:>8.0f}", flush=True)
-    if ratios: print(f"ratio: median {statistics.median(o for o, _ in ratios):.1f}, lowest {min(ratios)[0]:.1f} ({min(ratios)[1]}), of {len(ratios)} declared tasks")
+                  f"{peaks[0]:>10.0f}{peaks[1]:>8.0f}{before:>8.0f}", *(f"{ref/o:>{len(head)}.1f}" for (o, _), head in zip(others, more)), flush=True)
+    if ratios[1]: print(f"ratio of {len(ratios[1])} declared tasks: {'; '.join(f'{n} process' + 'es' * (n > 1) + f' {median(o)}' for n, o in ratios.items())}")
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    with user_errors("benchmarks/generate.py"): main()
