@@ -70,14 +70,18 @@ ODD = ["", " ", "\t\n ", "{", "}", "{text}", "{word:은/는}", "{{a}}", '"', "\\
 TEXT = st.none() | st.sampled_from(ODD) | st.text("가나 .!", max_size=3) | st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 SOME = st.sampled_from(ODD) | st.text("가나다", min_size=1, max_size=3)
 LABEL = st.sampled_from([None, -1, 0, 1, 2])
+WORD = st.text("가나다라마바", min_size=1, max_size=2)
+
+def mostly(fine, odd): return st.integers(0, 7).flatmap(lambda o: fine if o else odd)
+
 FLAG = st.sampled_from([None, 0, 1])
 ROWS = {
     Label: (dict(text=TEXT, word=TEXT, label=LABEL), dict(text=pl.String, word=pl.String, label=pl.Int64)),
     Flags: (dict(text=TEXT, 슬픔=FLAG, 기쁨=FLAG), dict(text=pl.String, 슬픔=pl.Int8, 기쁨=pl.Int64)),
     Numbers: (dict(text=TEXT, label=st.none() | st.lists(st.sampled_from([0, 1, 2]), max_size=3)), dict(text=pl.String, label=pl.List(pl.Int64))),
-    Choice: (dict(text=TEXT, form=st.sampled_from(["물음", "빈칸", "물음 ", None, "딴것"]), A=TEXT, B=TEXT, C=TEXT, answer=st.sampled_from([None, 1, 2, 3])),
+    Choice: (dict(text=TEXT, form=mostly(st.sampled_from(["물음", "빈칸"]), st.sampled_from(["물음 ", None, "딴것"])), **dict.fromkeys("ABC", mostly(WORD, TEXT)), answer=mostly(st.sampled_from([1, 2, 3]), st.none())),
              dict(text=pl.String, form=pl.String, A=pl.String, B=pl.String, C=pl.String, answer=pl.Int32)),
-    Span: (dict(context=st.sampled_from(["지문 하나", "지문 둘", "", None, "지문 하나 "]), question=TEXT, answers=st.none() | st.fixed_dictionaries(dict(text=st.none() | st.lists(SOME | TEXT, max_size=2)))),
+    Span: (dict(context=st.sampled_from(["지문 하나", "지문 하나 ", "지문 둘", "", None]), question=TEXT, answers=st.none() | st.fixed_dictionaries(dict(text=st.none() | mostly(st.lists(WORD, min_size=1, max_size=2), st.lists(SOME | TEXT, max_size=2))))),
            dict(context=pl.String, question=pl.String, answers=pl.Struct(dict(text=pl.List(pl.String))))),
     Borrow: (dict(question=SOME | TEXT, answer=SOME | TEXT, label=st.sampled_from([None, 0, 1])), dict(question=pl.String, answer=pl.String, label=pl.Int64)),
 }
