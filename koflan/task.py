@@ -130,15 +130,17 @@ def _counts(df, at, why):
     "How often rows go for each reason, by their split."
     return Counter(sorted(zip(split_of(df["_row"].to_numpy()[at]).tolist(), why)))
 
+def _without(df, gone, why): return df.filter(pl.Series(~gone)), _counts(df, gone, why)
+
 def _split_off(df, why):
     "Rows to keep and counts of the others; `why` is a str column, null where the row stays."
-    if why.null_count() == len(why): return df, Counter()
-    gone = why.is_not_null().to_numpy()
-    return df.filter(pl.Series(~gone)), _counts(df, gone, why.drop_nulls())
+    return (df, Counter()) if why.null_count() == len(why) else _without(df, why.is_not_null().to_numpy(), why.drop_nulls())
 
 def _of_split(counts, i=None):
     "The counts of one split by reason; all where there is only one."
     return {why: n for (split, why), n in counts.items() if i in (None, split)}
+
+def _is_true(col): return col.to_arrow().fill_null(False).to_numpy(zero_copy_only=False)
 
 def _where(broken, reason): return broken.to_frame("o").select(pl.when("o").then(pl.lit(reason))).to_series()
 
@@ -148,9 +150,9 @@ def _drop(self:Task, df):
     if not (why := self.reasons()): return df, Counter()
     broken = df.select(o.alias(k) for k, o in why.items())
     if not any(o.any() for o in broken): return df, Counter()
-    broken = np.array([o.to_arrow().fill_null(False).to_numpy(zero_copy_only=False) for o in broken])
+    broken = np.array([_is_true(o) for o in broken])
     gone = broken.any(axis=0)
-    return df.filter(pl.Series(~gone)), _counts(df, gone, map(list(why).__getitem__, broken[:, gone].argmax(axis=0)))
+    return _without(df, gone, map(list(why).__getitem__, broken[:, gone].argmax(axis=0)))
 
 # %% ../nbs/04_task.ipynb #f59be170
 def distinct(
@@ -174,7 +176,7 @@ def _eligible(df, prompts):
     "(asks as a tuple, row positions) for every group of rows that may be asked the same."
     if not any(ask.when for ask in prompts.asks): return [(tuple(range(len(prompts.asks))), np.arange(len(df)))]
     wanted = dict.fromkeys(o for ask in prompts.asks for o in ask.when.items())
-    is_so = {o: (df[o[0]] == o[1]).to_arrow().fill_null(False).to_numpy(zero_copy_only=False) for o in wanted}
+    is_so = {o: _is_true(df[o[0]] == o[1]) for o in wanted}
     met = np.array([np.logical_and.reduce([np.ones(len(df), dtype=bool), *(is_so[o] for o in ask.when.items())]) for ask in prompts.asks])
     patterns, which = distinct(met.T.astype(np.int64))
     return [(tuple(np.flatnonzero(p)), np.flatnonzero(which == i)) for i, p in enumerate(patterns)]
@@ -249,7 +251,7 @@ def mixed(
     which = picked(which, np.argsort(hashes, axis=1, kind="stable"))
     few = (len(words) + 1) ** which.shape[1] <= len(which) # each of the ways to order them is written once
     which, way = distinct(which + 1) if few else (which + 1, None)
-    at = np.full((len(which), 2 * which.shape[1] - 1), len(words) + 1) # answers and what stands between them, by turns
+    at = np.empty((len(which), 2 * which.shape[1] - 1), dtype=np.int64) # answers and what stands between them, by turns
     at[:, ::2], at[:, 1::2] = which, np.where(which[:, 1:] == 0, 0, len(words) + 1)
     said = strung(pa.concat_arrays([pa.array([""], pa.large_string()), words, pa.array([between], pa.large_string())]), at)
     return said.take(pa.array(way)) if few else said
