@@ -41,6 +41,7 @@ from koflan.shapes import BorrowTask, ChoiceTask, LabelTask, MultiLabelTask, Spa
 from koflan.shards import Job
 from koflan.sources import SPLITS, find_mirror
 from koflan.task import find_tasks
+from koflan.tasks.klue_ner import TYPES, WHAT, find_names
 
 FAMILIES = dict(label=LabelTask, multilabel=MultiLabelTask, choice=ChoiceTask, span=SpanTask, borrow=BorrowTask)
 ROUNDS, TURN = 5, .3
@@ -57,9 +58,9 @@ DERIVED = dict( # what the columns that a source derives are, row by row
 
 
 def family(cls):
-    "The family of a declared task; None for one that brings its own code for the answers."
+    "The family of a declared task; `own` for one that brings its own code for the answers."
     found = next((k for k, base in FAMILIES.items() if issubclass(cls, base)), None)
-    return found if found and cls.answers is FAMILIES[found].answers else None
+    return found if found and cls.answers is FAMILIES[found].answers else "own"
 
 
 def files_of(cls, split, mirror):
@@ -120,25 +121,51 @@ def borrow_answers(cls, row, ask, shared):
     return [row[cls.reply]], list(wrong)[:cls.most]
 
 
-ANSWERS = dict(label=label_answers, multilabel=multilabel_answers, choice=choice_answers, span=span_answers, borrow=borrow_answers)
+def ner_answers(cls, row, ask, shared):
+    if not (found := find_names(row)): return None
+    one, w = random.choice(found), random.randrange(ask.wordings)
+    row |= dict(text="".join(row["tokens"]), word=one["word"])
+    return [ask.answers[one["type"]][w]], [ask.answers[o][w] for o in TYPES if o != one["type"]]
+
+
+def ner_choice_answers(cls, row, ask, shared):
+    found = find_names(row)
+    if len({o["type"] for o in found}) < 2: return None
+    one = random.choice(found)
+    row |= dict(text="".join(row["tokens"]), what=WHAT[one["type"]])
+    return [one["word"]], [o["word"] for o in found if o["type"] != one["type"]]
+
+
+def nli_choice_answers(cls, row, ask, shared):
+    groups, seen = shared
+    if (this := (row["premise"], row["label"])) in seen: return None
+    seen.add(this)
+    wrong = [o for o, label in groups[row["premise"]] if label != row["label"]]
+    return ([row["hypothesis"]], wrong) if wrong else None
+
+
+ANSWERS = dict(label=label_answers, multilabel=multilabel_answers, choice=choice_answers, span=span_answers, borrow=borrow_answers,
+               klue_ner=ner_answers, klue_ner_choice=ner_choice_answers, klue_nli_choice=nli_choice_answers)
 
 
 def lent(cls, ds):
     if issubclass(cls, SpanTask): return group(ds, cls.context, "answers")
-    return group(ds, cls.group, cls.asked, cls.reply) if issubclass(cls, BorrowTask) else None
+    if issubclass(cls, BorrowTask): return group(ds, cls.group, cls.asked, cls.reply)
+    return (group(ds, "premise", "hypothesis", "label"), set()) if cls.name == "klue_nli_choice" else None
 
 
 def by_rows(cls, ds, split, out):
     "Write one split row by row."
-    answers, derive, shared, asks = ANSWERS[family(cls)], DERIVED.get(cls.name), lent(cls, ds), cls.prompts.asks
+    answers, derive, shared, asks = ANSWERS.get(cls.name) or ANSWERS[family(cls)], DERIVED.get(cls.name), lent(cls, ds), cls.prompts.asks
     depends = any(o.when for o in asks)
     with open(out, "w", encoding="utf-8") as f:
         for i, row in enumerate(ds):
             if derive: row |= derive(row)
-            if depends: asks = [o for o in cls.prompts.asks if all(str(row[k]).strip() == v for k, v in o.when.items())]
+            if depends and not (asks := [o for o in cls.prompts.asks if all(str(row[k]).strip() == str(v) for k, v in o.when.items())]): continue
             ask = random.choice(asks)
             n = random.randrange(len(ask.templates))
-            positives, negatives = answers(cls, row, ask, shared)
+            if not (found := answers(cls, row, ask, shared)): continue
+            positives, negatives = found
             template, text = ask.templates[n], ask.input or cls.prompts.input
             if "options" in template.fields or "options" in text.fields:
                 options = positives + negatives
@@ -259,9 +286,10 @@ def main():
         more = [f"in {o} processes" for o in num_procs if o > 1]
         print(f"{'task':<18}{'family':<11}{'rows':>9}{'reference/s':>13}{'load':>7}{'koflan/s':>11}{'ratio':>8}{'loop':>8}{'peak ref':>10}{'koflan':>8}{'before':>8}", *more)
         for cls in find_tasks(args.tasks):
-            if not family(cls) or not (splits := splits_of(cls, wanted, mirror)): continue
+            if not (splits := splits_of(cls, wanted, mirror)): continue
             rows, ((ref, load), (ours, _), *others), peaks, before = measured(cls, splits, mirror, num_procs)
-            for n, (seconds, _) in zip(num_procs, [(ours, 0), *others]): ratios[n].append((ref/seconds, cls.name))
+            if family(cls) != "own":
+                for n, (seconds, _) in zip(num_procs, [(ours, 0), *others]): ratios[n].append((ref/seconds, cls.name))
             print(f"{cls.name:<18}{family(cls):<11}{rows:>9,}{rows/ref:>13,.0f}{load/ref:>7.0%}{rows/ours:>11,.0f}{ref/ours:>8.1f}{(ref - load)/ours:>8.1f}"
                   f"{peaks[0]:>10.0f}{peaks[1]:>8.0f}{before:>8.0f}", *(f"{ref/o:>{len(head)}.1f}" for (o, _), head in zip(others, more)), flush=True)
     if ratios[1]: print(f"ratio of {len(ratios[1])} declared tasks: {'; '.join(f'{n} process' + 'es' * (n > 1) + f' {median(o)}' for n, o in ratios.items())}")
