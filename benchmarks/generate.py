@@ -13,6 +13,8 @@ Each side of each task is a fresh process that has imported everything before it
 The last column compares the cores of this machine (or `--num_proc N`) with the reference, which stays one loop in one process: N worker processes,
 started in the first turn, build the task side by side, as the tasks of a whole build go on side by side, and the rows of all of them count.
 Peaks are VmHWM in MiB, those of one process.
+Tasks with code of their own for the answers (`own`) are no declared tasks: they are left out of the median.
+At last one build of all tasks, beside the sum of what the reference took for each.
 `--repeat N` copies every parquet file N times: a build bounded by its chunks keeps its peak.
 """
 import argparse
@@ -41,7 +43,7 @@ from koflan.shapes import BorrowTask, ChoiceTask, LabelTask, MultiLabelTask, Spa
 from koflan.shards import Job
 from koflan.sources import SPLITS, find_mirror
 from koflan.task import find_tasks
-from koflan.tasks.klue_ner import TYPES, WHAT, find_names
+from koflan.tasks.klue_ner import NO_TAG, QUOTES, TYPES, WHAT
 
 FAMILIES = dict(label=LabelTask, multilabel=MultiLabelTask, choice=ChoiceTask, span=SpanTask, borrow=BorrowTask)
 ROUNDS, TURN = 5, .3
@@ -121,19 +123,33 @@ def borrow_answers(cls, row, ask, shared):
     return [row[cls.reply]], list(wrong)[:cls.most]
 
 
+def names_in(row):
+    "word -> type, of the names of a sentence that can be asked about."
+    spans, inside, found = [], None, {}
+    for char, tag in zip(row["tokens"], row["ner_tags"]):
+        kind, later = divmod(tag, 2)
+        if tag < NO_TAG and not later: spans.append([kind, char])
+        elif kind == inside: spans[-1][1] += char
+        else: kind = None
+        inside = kind
+    text = row["text"] = "".join(row["tokens"])
+    for kind, word in spans: found.setdefault(word.strip(QUOTES + " "), []).append(kind)
+    return {word: TYPES[kinds[0]] for word, kinds in found.items() if word and len(set(kinds)) == 1 and text.count(word) == len(kinds)}
+
+
 def ner_answers(cls, row, ask, shared):
-    if not (found := find_names(row)): return None
-    one, w = random.choice(found), random.randrange(ask.wordings)
-    row |= dict(text="".join(row["tokens"]), word=one["word"])
-    return [ask.answers[one["type"]][w]], [ask.answers[o][w] for o in TYPES if o != one["type"]]
+    if not (found := names_in(row)): return None
+    row["word"], w = random.choice(list(found)), random.randrange(ask.wordings)
+    right = found[row["word"]]
+    return [ask.answers[right][w]], [ask.answers[o][w] for o in TYPES if o != right]
 
 
 def ner_choice_answers(cls, row, ask, shared):
-    found = find_names(row)
-    if len({o["type"] for o in found}) < 2: return None
-    one = random.choice(found)
-    row |= dict(text="".join(row["tokens"]), what=WHAT[one["type"]])
-    return [one["word"]], [o["word"] for o in found if o["type"] != one["type"]]
+    found = names_in(row)
+    if len(set(found.values())) < 2: return None
+    right = random.choice(list(found))
+    row["what"] = WHAT[found[right]]
+    return [right], [word for word, kind in found.items() if kind != found[right]]
 
 
 def nli_choice_answers(cls, row, ask, shared):
@@ -178,7 +194,8 @@ def by_rows(cls, ds, split, out):
 
 # ---- the two sides
 
-def reference(cls, splits, mirror, out):
+def reference(tasks, mirror, out):
+    (cls, splits), = tasks
     splits = {cls.source.splits[o]: o for o in reversed(splits)}.values() # a held-out tenth comes from the same files: read them once
     parts = {o: cls.source.parts(o) for o in splits}
     names, held = {}, {}
@@ -191,13 +208,14 @@ def reference(cls, splits, mirror, out):
     return sum(map(len, whole.values())), loaded
 
 
-def koflan(cls, splits, mirror, out, pool):
-    courses = {}
-    for o in (str(out/str(i)) for i in range(pool.width)): # a build for each worker
-        courses[o] = Course([Job(cls, split, o, str(mirror), dict(seed=0, cap=None)) for split in splits], SHARD_ROWS if pool.width > 1 else 20 * SHARD_ROWS)
+def koflan(tasks, mirror, out, pool, builds=1):
+    courses, rows = {}, 0
+    for folder in [str(out)] if builds == 1 else [str(out/str(i)) for i in range(builds)]:
+        jobs = [Job(cls, o, folder, str(mirror), dict(seed=0, cap=None)) for cls, splits in tasks for o in splits]
+        courses[folder] = Course(jobs, SHARD_ROWS if pool.width > 1 else 20 * SHARD_ROWS)
     for _, work, done in run([w for o in courses.values() for w in o.begin()], lambda work, done: courses[work.job.out].then(work, done), pool):
         if done.error: sys.exit(f"{work.job.name}: {done.error}")
-    return sum(e["rows"] for o in courses.values() for entries in o.done.values() for e in entries)//pool.width, 0.
+    return sum(e["rows"] for o in courses.values() for entries in o.done.values() for e in entries)//builds, 0.
 
 
 def memory(field):
@@ -205,23 +223,23 @@ def memory(field):
     return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])/1024
 
 
-def timed(work, cls, splits, mirror, builds):
+def timed(work, tasks, mirror, builds):
     "rows, seconds, seconds for loading; of each of the builds that go on side by side."
     with TemporaryDirectory() as d:
         start = time.perf_counter()
-        rows, loaded = work(cls, splits, mirror, Path(d))
+        rows, loaded = work(tasks, mirror, Path(d))
         return rows, (time.perf_counter() - start)/builds, loaded
 
 
-def side(pipe, num_proc, name, splits, mirror):
+def side(pipe, num_proc, builds, tasks, mirror):
     "A process of one side (the reference where `num_proc` is 0): for every 'go' it builds for a turn and tells of the best build, at last its memory."
     datasets.disable_progress_bars()
-    cls, pool = find_tasks(name)[0], make_pool(num_proc=num_proc)
-    work, builds = (partial(koflan, pool=pool), num_proc) if num_proc else (reference, 1)
+    tasks, pool = [(find_tasks(name)[0], splits) for name, splits in tasks], make_pool(num_proc=num_proc)
+    work = partial(koflan, pool=pool, builds=builds) if num_proc else reference
     pipe.send(memory("VmRSS"))
     while pipe.recv() == "go":
-        runs, end = [timed(work, cls, splits, mirror, builds)], time.perf_counter() + TURN
-        while time.perf_counter() < end: runs.append(timed(work, cls, splits, mirror, builds))
+        runs, end = [timed(work, tasks, mirror, builds)], time.perf_counter() + TURN
+        while time.perf_counter() < end: runs.append(timed(work, tasks, mirror, builds))
         pipe.send(min(runs, key=lambda o: o[1]))
     pipe.send(memory("VmHWM"))
     pool.close()
@@ -246,15 +264,15 @@ class Side:
         return self.get()
 
 
-def measured(cls, splits, mirror, num_procs):
-    "rows, the best (seconds, seconds for loading) of the reference and of koflan in so many processes, their peaks, memory before."
-    sides = [Side(o, cls.name, splits, mirror) for o in (0, *num_procs)]
+def measured(tasks, mirror, *sides):
+    "rows, the best (seconds, seconds for loading) of each side of (processes, builds side by side), their peaks, memory before."
+    sides = [Side(*o, [(cls.name, splits) for cls, splits in tasks], mirror) for o in sides]
     before = max(o.get() for o in sides)
     runs = [[o.go("go") for o in sides] for _ in range(ROUNDS)]
     best = [min(o[1:] for o in run) for run in zip(*runs)]
     peaks = [o.go("stop") for o in sides]
     for o in sides: o.process.join()
-    return runs[0][1][0], best, peaks, before
+    return runs[0][-1][0], best, peaks, before
 
 
 def median(ratios): return f"median {statistics.median(o for o, _ in ratios):.1f}, lowest {min(ratios)[0]:.1f} ({min(ratios)[1]})"
@@ -277,9 +295,9 @@ def main():
     parser.add_argument("--repeat", type=int, default=1, help="copies of every parquet file")
     parser.add_argument("--num_proc", type=int, default=os.cpu_count(), help="worker processes of the last column")
     args = parser.parse_args()
-    mirror, wanted, num_procs = find_mirror(), [o for o in args.splits.split(",") if o], dict.fromkeys([1, args.num_proc])
-    ratios = {o: [] for o in num_procs}
+    mirror, wanted, num_procs = find_mirror(), [o for o in args.splits.split(",") if o], list(dict.fromkeys([1, args.num_proc]))
     if not mirror: sys.exit("set KOFLAN_HUB_MIRROR to a mirror of dataset repositories")
+    ratios, tasks, spent = {o: [] for o in num_procs}, [], 0
     with TemporaryDirectory() as d:
         mirror = repeated(mirror, args.repeat, Path(d)/"mirror") if args.repeat > 1 else mirror.resolve()
         print(f"{os.cpu_count()} cores, polars {pl.__version__} on {pl.thread_pool_size()} threads, datasets {datasets.__version__}")
@@ -287,11 +305,17 @@ def main():
         print(f"{'task':<18}{'family':<11}{'rows':>9}{'reference/s':>13}{'load':>7}{'koflan/s':>11}{'ratio':>8}{'loop':>8}{'peak ref':>10}{'koflan':>8}{'before':>8}", *more)
         for cls in find_tasks(args.tasks):
             if not (splits := splits_of(cls, wanted, mirror)): continue
-            rows, ((ref, load), (ours, _), *others), peaks, before = measured(cls, splits, mirror, num_procs)
+            tasks.append((cls, splits))
+            rows, ((ref, load), (ours, _), *others), peaks, before = measured(tasks[-1:], mirror, (0, 1), *((o, o) for o in num_procs))
+            spent += ref
             if family(cls) != "own":
                 for n, (seconds, _) in zip(num_procs, [(ours, 0), *others]): ratios[n].append((ref/seconds, cls.name))
             print(f"{cls.name:<18}{family(cls):<11}{rows:>9,}{rows/ref:>13,.0f}{load/ref:>7.0%}{rows/ours:>11,.0f}{ref/ours:>8.1f}{(ref - load)/ours:>8.1f}"
                   f"{peaks[0]:>10.0f}{peaks[1]:>8.0f}{before:>8.0f}", *(f"{ref/o:>{len(head)}.1f}" for (o, _), head in zip(others, more)), flush=True)
+        if len(tasks) > 1:
+            rows, best, _, _ = measured(tasks, mirror, *((o, 1) for o in num_procs))
+            whole = [f"{n} process{'es' * (n > 1)} {o:.2f} s ({spent/o:.1f})" for n, (o, _) in zip(num_procs, best)]
+            print(f"all {len(tasks)} tasks in one build: {rows:,} rows; reference {spent:.2f} s, {', '.join(whole)}")
     if ratios[1]: print(f"ratio of {len(ratios[1])} declared tasks: {'; '.join(f'{n} process' + 'es' * (n > 1) + f' {median(o)}' for n, o in ratios.items())}")
 
 
