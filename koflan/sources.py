@@ -225,7 +225,7 @@ def _frames_of(batches, step):
     "Batches put together to frames of `step` rows or a little more; none is held on to."
     held, join = [], lambda: pl.concat([held.pop(0) for _ in range(len(held))], how="vertical_relaxed")
     for batch in batches:
-        held.append(pl.DataFrame(batch))
+        held.append(pl.DataFrame([pl.Series(o, col) for o, col in zip(batch.schema.names, batch.columns)])) # each column by itself: one that is kept keeps no other
         if sum(map(len, held)) >= step: yield join()
     if held: yield join()
 
