@@ -199,9 +199,10 @@ def _all_utf8(data, starts):
 
 def _validate(column):
     "Raise `ArrowException` for a column that is not what it says."
-    if column.type == pa.string() and column.nbytes > 1 << 16:
+    wide = {pa.string(): np.int32, pa.large_string(): np.int64}.get(column.type)
+    if wide and column.nbytes > 1 << 16:
         _, offsets, data = column.buffers()
-        starts = np.frombuffer(offsets, np.int32)[column.offset:][:len(column) + 1]
+        starts = np.frombuffer(offsets, wide)[column.offset:][:len(column) + 1]
         if (np.diff(starts) >= 0).all() and starts[0] >= 0 and _all_utf8(np.frombuffer(data or b"", np.uint8)[:starts[-1]], starts): return column.validate()
     column.validate(full=True)
 

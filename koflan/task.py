@@ -600,13 +600,13 @@ def stream(self:Task,
     if self.whole:
         if (start, stop) != (0, frames.rows): raise KoflanError(f"{self.name} is made of whole splits: rows {start} to {stop} cannot be had alone")
         step = max(1, frames.rows)
-    if not chunk and type(self).lend is not Task.lend and frames.size < 6 * CHUNK: step = max(1, frames.rows) # cheaper than to read it twice
-    pieces = lambda a, b: frames.pieces(a, b, step)
+    lending = type(self).lend is not Task.lend
+    if lending and not chunk: step = 2 * step if frames.size >= 6 * CHUNK else max(1, frames.rows) # at once is cheaper than to read it twice
     with _fitting(self, split, frames):
         alone = (start, stop) == (0, frames.rows) and step >= frames.rows # a single piece lends to itself
-        lent = None if alone else self.lend(pieces(0, frames.rows), split)
+        lent = None if alone else self.lend(frames.pieces(0, frames.rows, 2 * frames.chunk), split)
         made = lambda rows: ready((self._short_cut(rows, [split], lent=lent, **options) or [self.convert(rows, split, lent=lent, **options)])[0])
-        read = pieces(start, stop)
+        read = frames.pieces(start, stop, step)
         yield from ahead(map(made, ahead(read))) if step < stop - start else map(made, read) # a map holds on to nothing
 
 # %% ../nbs/04_task.ipynb #132321a2
