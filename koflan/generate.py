@@ -109,7 +109,7 @@ def mix(self:Chosen,
         self.more[o.name] = dict(rate=share[o.cls.name], quota=quota[o.cls.name])
 
 # %% ../nbs/30_generate.ipynb #054307cd
-SHARD_ROWS = 50_000 # source rows of one work
+SHARD_ROWS = 75_000 # source rows of one work, at most
 
 class Course:
     "Which works a build is made of, and what follows of each."
@@ -169,7 +169,8 @@ def _fail(self:Course, job, done):
 @patch
 def _opened(self:Course, job, got, *_):
     if isinstance(got, list): return self._joined(job, got)
-    step = max(1, got if job.cls.whole else self.shard_rows)
+    parts = 1 if job.cls.whole else max(1, -(-got // self.shard_rows))
+    step = max(1, -(-got // parts)) # all of one size, but for rounding
     self.ranges[job.name] = [(i, min(i + step, got)) for i in range(0, got, step)] or [(0, 0)]
     if _joint(job): return self._known(job)
     return self._start(job) if job.options["cap"] is None else self._look(job)
@@ -455,7 +456,7 @@ def koflan_generate(
     holdout:str=None, # tasks to leave out with all their relatives, as "cluster:nli,task:nsmc"
     engine:str="local", # local or ray
     ray_address:str="auto", # head node of the Ray cluster, as host:port
-    shard_rows:int=None, # source rows of one piece of work (50,000 for several workers, a million for one); changes no byte
+    shard_rows:int=None, # source rows of one piece of work (75,000 for several workers, twenty times that for one); changes no byte
 ):
     "Turn datasets into instruction records."
     with user_errors("koflan_generate"):
