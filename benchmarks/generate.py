@@ -209,7 +209,7 @@ def reference(tasks, mirror, out):
 
 
 def koflan(tasks, mirror, out, pool, builds=1):
-    courses, rows = {}, 0
+    courses = {}
     for folder in [str(out)] if builds == 1 else [str(out/str(i)) for i in range(builds)]:
         jobs = [Job(cls, o, folder, str(mirror), dict(seed=0, cap=None)) for cls, splits in tasks for o in splits]
         courses[folder] = Course(jobs, SHARD_ROWS if pool.width > 1 else 20 * SHARD_ROWS)

@@ -11,7 +11,7 @@ __all__ = ['TYPES', 'TAGS', 'NO_TAG', 'QUOTES', 'FOUND', 'KLUE_NER_SOURCE', 'NO_
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from ..korean import WHITE, bytes_of, tidied
+from ..korean import bytes_of, tidied
 from ..prompts import Ask, Prompts
 from ..shapes import LabelTask
 from ..sources import HubSource
@@ -48,7 +48,7 @@ def spans(
     ends, data = bytes_of(text)
     cut = ends[np.append(np.flatnonzero(begins[inside]), len(text))]
     words = pl.Series(pa.LargeStringArray.from_buffers(len(cut) - 1, pa.py_buffer(cut), pa.py_buffer(data)), dtype=pl.String)
-    out = pl.DataFrame(dict(at=at[begins], type=pl.Series(TYPES)[tag[begins] // 2], word=tidied(words).str.strip_chars(QUOTES).str.strip_chars(WHITE)))
+    out = pl.DataFrame(dict(at=at[begins], type=pl.Series(TYPES)[tag[begins] // 2], word=tidied(tidied(words).str.strip_chars(QUOTES))))
     return out.filter(pl.col("word") != "")
 
 # %% ../../nbs/tasks/klue_ner.ipynb #4a9c78d8
