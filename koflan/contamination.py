@@ -16,9 +16,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 from fastcore.basics import patch
-from fastcore.script import call_parse
 
 from .chance import mix
+from .commands import command
 from .generate import card
 from .korean import normal_form_expr
 from .schema import KoflanError, read_records, unknown, user_errors, whole_file, write_json, write_records, write_text
@@ -306,7 +306,7 @@ def drop(self:Overlaps,
     return [e for e in done if e["recipe"]["split"] == "train"]
 
 # %% ../nbs/32_contamination.ipynb #9baab7d3
-@call_parse
+@command
 def koflan_contamination(
     folder:str, # data folder of koflan_generate
     splits:str="test", # splits that must stay unseen, as "test,validation"

@@ -9,8 +9,7 @@ __all__ = ['demo', 'koflan_demo']
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from fastcore.script import call_parse
-
+from .commands import command
 from .generate import generate, summary
 from .schema import KoflanError, user_errors
 
@@ -58,7 +57,7 @@ def demo(
         print("\n".join(_ranked(model, folder/"data", split)))
 
 # %% ../nbs/70_demo.ipynb #e473199a
-@call_parse
+@command
 def koflan_demo(
     tasks:str="*", # comma-separated task names or globs
     epochs:int=8, # passes over the samples

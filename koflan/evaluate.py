@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from fastcore.script import call_parse
 
 from .baseline import BASELINES, baselines
+from .commands import command
 from .reward import TALLY, RewardModel, as_text, by_task
 from .schema import KoflanError, load_records, user_errors, whole_file
 
@@ -115,7 +115,7 @@ def add_baseline(
     return results
 
 # %% ../nbs/50_evaluate.ipynb #88cad85f
-@call_parse
+@command
 def koflan_evaluate(
     model_name_or_path:str=None, # checkpoint: a folder, or owner/name on the Hub
     dataset:str="data", # data folder or its fsspec URL (s3://bucket/data), or owner/name on the Hub

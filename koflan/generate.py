@@ -16,11 +16,11 @@ import numpy as np
 import polars as pl
 import yaml
 from fastcore.basics import patch
-from fastcore.script import call_parse
 from tqdm import tqdm
 
 import koflan
 from .chance import Chance, smallest
+from .commands import command
 from .engines import ENGINES, Work, make_pool, run
 from .mixing import duplicates, hold_out, quotas, rates, read_weights
 from .schema import KoflanError, features, unknown, user_errors
@@ -435,7 +435,7 @@ def summary(
     return "\n".join(f"{r[0]:<{w[0]}}  {r[1]:<{w[1]}}  {r[2]:>{w[2]}}  {r[3]:>{w[3]}}  {r[4]}".rstrip() for r in rows)
 
 # %% ../nbs/30_generate.ipynb #76703838
-@call_parse
+@command
 def koflan_generate(
     tasks:str="*", # comma-separated task names or globs, as "nsmc,kobest_*"
     splits:str=None, # comma-separated splits, as "train,test"; by default all that each task has

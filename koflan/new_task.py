@@ -24,8 +24,8 @@ from typing import NamedTuple
 from zlib import crc32
 
 import polars as pl
-from fastcore.script import call_parse
 
+from .commands import command
 from .prompts import lint
 from .schema import KoflanError, unknown, user_errors, write_text
 from .sources import CONVERTED, SAMPLES, Frames, HubSource, SourceError, _builder, _of_frame, find_mirror
@@ -880,7 +880,7 @@ def new_task(
     return *write_all([Target(place.notebook, nb), *_row_targets(plan, table, repo, place), *_package_targets(name, nb, place)]), plan
 
 # %% ../nbs/20_new_task.ipynb #38af8004
-@call_parse
+@command
 def koflan_new_task(
     name:str, # task name, as book_mood: module, notebook and class are named after it
     repo:str=None, # dataset repository, owner/name

@@ -9,8 +9,7 @@ __all__ = ['contents', 'gate', 'listing', 'push', 'koflan_push_to_hub']
 import json
 from pathlib import Path
 
-from fastcore.script import call_parse
-
+from .commands import command
 from .generate import closed
 from .schema import KoflanError, user_errors
 
@@ -70,7 +69,7 @@ def push(
     return str(url)
 
 # %% ../nbs/60_push_to_hub.ipynb #4efd3900
-@call_parse
+@command
 def koflan_push_to_hub(
     folder:str, # data folder of koflan_generate, or model folder of koflan_train_reward
     repo:str, # where it goes on the Hub: owner/name

@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from transformers import EarlyStoppingCallback, HfArgumentParser, ProgressCallba
 from transformers.utils import logging
 
 from .chance import Chance, smallest
+from .commands import train_help, underscored
 from .encode import encode_records, token_cache
 from .losses import LOSSES, grid, losses_of
 from .model_card import reward_card
@@ -418,16 +420,23 @@ def _evaluate(trainer, kept):
     if trainer.args.process_index == 0: print(as_text(trainer.table))
 
 # %% ../nbs/42_reward_trainer.ipynb #d68cc176
-def koflan_train_reward():
-    "The command: arguments from the command line."
+def koflan_train_reward(
+    args:Sequence[str]|None=None, # a command line; by default that of this process
+) -> None:
+    "Train a reward model on right and wrong answers."
     with user_errors("koflan_train_reward"):
-        parser = HfArgumentParser(RewardArguments, description="Train a reward model on right and wrong answers.")
+        args = underscored(sys.argv[1:] if args is None else args)
+        parser = HfArgumentParser(RewardArguments, prog="koflan_train_reward", description=koflan_train_reward.__doc__)
+        for flag, say in {"--help": train_help, "-h": train_help, "--help_all": parser.format_help}.items():
+            if flag in args:
+                print(say())
+                return
         parser.error = _refuse
-        try: args, more = parser.parse_args_into_dataclasses(return_remaining_strings=True)
+        try: given, more = parser.parse_args_into_dataclasses(args, return_remaining_strings=True)
         except ValueError as e: raise KoflanError(str(e).splitlines()[0]) from e
         if more: raise KoflanError(unknown("argument", more[0], parser._option_string_actions))
-        try: train_reward(args)
-        except OSError as e: raise KoflanError(f"{e.filename or args.output_dir}: {e.strerror or e}") from e
+        try: train_reward(given)
+        except OSError as e: raise KoflanError(f"{e.filename or given.output_dir}: {e.strerror or e}") from e
 
 def _refuse(message): raise KoflanError(message) # argparse would print all arguments first
 

@@ -12,10 +12,10 @@ import os
 from tempfile import TemporaryDirectory
 
 import yaml
-from fastcore.script import call_parse
 from tqdm import tqdm
 
 import koflan
+from .commands import command
 from .generate import card, generate
 from .mixing import hold_out
 from .schema import KoflanError, user_errors
@@ -200,7 +200,7 @@ def verify(
     return out + ([] if held.get("koflan") == koflan.__version__ else [f"manifest.json: koflan version was {held.get('koflan')}, is {koflan.__version__}"])
 
 # %% ../nbs/31_verify.ipynb #b4d30638
-@call_parse
+@command
 def koflan_verify(
     folder:str, # data folder of koflan_generate, or an fsspec URL (s3://bucket/data)
     hub_mirror:str=None, # folder of dataset repositories, or "samples"; by default KOFLAN_HUB_MIRROR, else where the files came from

@@ -76,7 +76,7 @@ def commands(folder):
     for line in ini["DEFAULT"]["console_scripts"].split():
         name, module, function = re.split("[=:]", line)
         first = PUSH if name == "koflan_push_to_hub" else "import sys\n"
-        (folder/name).write_text(f"#!{sys.executable}\n{first}from {module} import {function}\nsys.exit({function}())\n", encoding="utf-8")
+        (folder/name).write_text(f"#!{sys.executable}\n{first}from {module} import {function.split('.')[0]}\nsys.exit({function}())\n", encoding="utf-8")
         (folder/name).chmod(0o755)
     return folder
 

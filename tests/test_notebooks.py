@@ -3,12 +3,16 @@ import ast
 import json
 import re
 import statistics
+from pathlib import Path
 
+import pytest
 from conftest import ROOT
 
-NOTEBOOKS = {p: json.loads(p.read_text(encoding="utf-8")) for p in sorted((ROOT/"nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts}
-FLOORS = ["chance", "schema", "korean", "prompts", "sources", "task", "shapes", "check", "display", "tasks", "new_task", "mixing", "store", "shards", "engines", "generate", "verify", "contamination",
-          "encode", "reward", "losses", "model_card", "reward_trainer", "curves", "onnx_export", "baseline", "evaluate", "push_to_hub", "demo", "widgets"]
+PATHS = [o for o in sorted((ROOT/"nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in o.parts]
+NOTEBOOKS = {o: json.loads(o.read_text(encoding="utf-8")) for o in PATHS}
+FLOORS = """chance schema commands korean prompts sources task shapes check display tasks new_task mixing store shards engines
+    generate verify contamination encode reward losses model_card reward_trainer curves onnx_export baseline evaluate
+    push_to_hub demo widgets __main__""".split()
 
 
 def source(cell): return "".join(cell["source"])
@@ -18,21 +22,73 @@ def exported(nb): return [o for o in map(source, filter(is_code, nb["cells"])) i
 def code_lines(text): return [o for o in text.splitlines() if o.strip() and not o.startswith("#|")]
 
 
-def imports(tree):
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module: yield node.module
-        elif isinstance(node, ast.Import): yield from (o.name for o in node.names)
+def imports(path, text):
+    "What a module of koflan imports, in full names: relative ones, ones inside functions and ones by name as well."
+    package = ("koflan", *path.parts[:-1])
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import): yield from (o.name for o in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = [*package[:len(package) - node.level + 1]] if node.level else []
+            module = ".".join([*start, *filter(None, [node.module])])
+            yield module
+            if module in ("koflan", "koflan.tasks"): yield from (f"{module}.{o.name}" for o in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+            name = node.args[0]
+            said = getattr(name.values[0] if isinstance(name, ast.JoinedStr) else name, "value", None)
+            if not isinstance(said, str): continue # a variable: nobody can tell
+            dots = len(said) - len(said.lstrip("."))
+            yield ".".join([*package[:len(package) + 1 - dots], said[dots:]]) if dots else said
+
+
+def upward(path, text):
+    "The imports of a module (its path in koflan/, its text) that do not point down."
+    first, *more = path.with_suffix("").parts
+    if first in ("__init__", "_modidx"): return []
+    assert first in FLOORS, f"on which floor is {path}?"
+    here, found, bad = FLOORS.index(first), set(imports(path, text)), []
+    for o in sorted(found):
+        floor = o.split(".")[1] if o.startswith("koflan.") else None
+        if floor in FLOORS and FLOORS.index(floor) > here: bad.append(f"{path} imports {o}")
+        elif floor == "tasks" and not (more or ["_"])[0].startswith("_"): bad.append(f"{path} imports a task")
+        elif here < FLOORS.index("encode") and o.split(".")[0] in ("torch", "transformers"): bad.append(f"{path} imports {o}")
+    return bad
+
+
+# What a lower floor asks of an upper one at the time of use: to draw a task, and to have all tasks registered.
+# Each is one call of `importlib.import_module` inside a function; nothing may be added here.
+AT_USE = [f"{by}.py imports koflan.{name}" for by in ("check", "task") for name in ("display", "tasks")]
 
 
 def test_imports_point_down():
-    for path in sorted((ROOT/"koflan").rglob("*.py")):
-        name = path.relative_to(ROOT/"koflan").with_suffix("").parts
-        if name[0] in ("__init__", "_modidx"): continue
-        assert name[0] in FLOORS, f"on which floor is {path.name}?"
-        here, found = FLOORS.index(name[0]), set(imports(ast.parse(path.read_text(encoding="utf-8"))))
-        for o in (o.split(".")[1] for o in found if o.startswith("koflan.")): assert FLOORS.index(o) <= here, f"{path.name} imports koflan.{o}"
-        if name[0] == "tasks" and not name[1].startswith("_"): assert not any(o.startswith("koflan.tasks") for o in found), f"{path.name} imports a task"
-        if here < FLOORS.index("encode"): assert not {o.split(".")[0] for o in found} & {"torch", "transformers"}, path.name
+    paths = [p.relative_to(ROOT/"koflan") for p in sorted((ROOT/"koflan").rglob("*.py"))]
+    texts = {p: (ROOT/"koflan"/p).read_text(encoding="utf-8") for p in paths}
+    assert sum(o.startswith("koflan.") for p, text in texts.items() for o in set(imports(p, text))) > 200 # relative ones are seen
+    assert [o for p, text in texts.items() for o in upward(p, text)] == AT_USE
+    for o in ("check.py", "task.py"): # by name only: never when the module is loaded
+        assert not re.search(r"(from|import) \S*(display|tasks)\b", re.sub(r"from IPython.*", "", texts[Path(o)]))
+
+
+@pytest.mark.parametrize("path, planted", [
+    ("sources.py", "from koflan.generate import generate"),
+    ("sources.py", "import koflan.generate as g"),
+    ("sources.py", "from koflan import generate"),
+    ("sources.py", "from .generate import generate"),
+    ("sources.py", "from . import generate"),
+    ("sources.py", "def f():\n    from .generate import generate"),
+    ("sources.py", "def f():\n    import importlib\n    return importlib.import_module('koflan.generate')"),
+    ("sources.py", "from importlib import import_module\nimport_module('.generate', 'koflan')"),
+    ("sources.py", "__import__('koflan.generate')"),
+    ("sources.py", "import torch"),
+    ("sources.py", "def f(): from transformers import Trainer"),
+    ("tasks/nsmc.py", "from ..generate import generate"),
+    ("tasks/nsmc.py", "from .. import generate"),
+    ("tasks/nsmc.py", "from .apeach import APEACH"),
+    ("tasks/nsmc.py", "from . import apeach"),
+    ("tasks/nsmc.py", "import_module(f'koflan.tasks.{name}')"),
+])
+def test_an_import_planted_upward_is_found(path, planted):
+    text = (ROOT/"koflan"/path).read_text(encoding="utf-8")
+    assert upward(Path(path), text) == [] != upward(Path(path), f"{text}\n{planted}\n")
 
 
 def test_lengths_of_exported_cells():

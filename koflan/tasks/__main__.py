@@ -6,8 +6,7 @@
 __all__ = ['listing', 'details', 'sample', 'gallery', 'koflan_tasks']
 
 # %% ../../nbs/tasks/01_main.ipynb #bd6df63b
-from fastcore.script import Param, call_parse
-
+from ..commands import command
 from ..display import Shown
 from ..schema import user_errors
 from ..sources import MissingSplit
@@ -53,10 +52,10 @@ def gallery(
     return "\n".join(["| 이름 | 소개 | 종류 | 무리 | 행 | 사용 허가 |", "|---|---|---|---|---|---|", *rows, "", *(o for p in parts for o in p)])
 
 # %% ../../nbs/tasks/01_main.ipynb #8bf84e95
-@call_parse
+@command
 def koflan_tasks(
-    tasks:Param("comma-separated task names or globs", str, nargs="?", opt=False)="*",
-    verbose:bool=False, # every instruction and a record of each task
+    tasks:str="*", # comma-separated task names or globs
+    *, verbose:bool=False, # every instruction and a record of each task
     markdown:bool=False, # a gallery in Markdown
 ):
     "List the tasks and describe them."
