@@ -28,8 +28,10 @@ import huggingface_hub
 from koflan.push_to_hub import oids
 class Folder:
     "The Hub as a folder."
-    def create_repo(self, repo, **kw): return Path("hub", repo).absolute()
-    def repo_info(self, repo, **kw): return SimpleNamespace(id=repo, private=True)
+    def create_repo(self, repo, private, **kw):
+        self.private = private
+        return Path("hub", repo).absolute()
+    def repo_info(self, repo, **kw): return SimpleNamespace(id=repo, private=self.private)
     def list_repo_tree(self, repo, **kw):
         held = [o for o in Path("hub", repo).rglob("*") if o.is_file()]
         return [SimpleNamespace(path=o.relative_to(f"hub/{repo}").as_posix(), blob_id=oids(o)[1], lfs=None) for o in held]

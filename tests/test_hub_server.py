@@ -41,7 +41,7 @@ def push(monkeypatch, capsys):
     for k, v in ENV.items(): monkeypatch.setenv(k, v)
     for k, v in dict(HF_HUB_OFFLINE=False, HF_HUB_DISABLE_XET=True).items(): monkeypatch.setattr(constants, k, v)
     slept = []
-    monkeypatch.setattr("koflan.push_to_hub.time.sleep", slept.append)
+    monkeypatch.setattr("time.sleep", slept.append)
     close_session()
 
     def call(hub, folder, **options):
