@@ -31,10 +31,10 @@ from .verify import read_manifest
 # %% ../nbs/60_push_to_hub.ipynb #48a09982
 NAME = r"[\w-][\w.-]*" # of a file or a folder, not a hidden one
 BELONGS = dict( # what a push may hold
-    dataset=("README.md", "manifest.json", rf"(?:{NAME}/)+{NAME}\.(?:jsonl|parquet)"),
-    model=("README.md", rf"{NAME}\.safetensors(?:\.index\.json)?", "(?:generation_)?config.json",
-           "(?:tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template).json",
-           "(?:vocab|merges).txt", rf"{NAME}\.(?:model|jinja)", rf"onnx/(?:{NAME}/)*{NAME}",
+    dataset=(r"README\.md", r"manifest\.json", rf"(?:{NAME}/)+{NAME}\.(?:jsonl|parquet)"),
+    model=(r"README\.md", rf"{NAME}\.safetensors(?:\.index\.json)?", r"(?:generation_)?config\.json",
+           r"(?:tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template)\.json",
+           r"(?:vocab|merges)\.txt", rf"{NAME}\.(?:model|jinja)", rf"onnx/(?:{NAME}/)*{NAME}",
            rf"\.eval_results/{NAME}\.yaml", r"evaluation[\w.-]*\.(?:csv|json)"))
 
 def belongs(
@@ -84,7 +84,7 @@ def _model_paths(folder):
 
 def _shards(folder, index):
     try: return {str(o) for o in json.loads((Path(folder)/index).read_bytes())["weight_map"].values()}
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise KoflanError(f"{folder}: {index} is not an index of weights") from None
 
 # %% ../nbs/60_push_to_hub.ipynb #4c9f4726
@@ -106,7 +106,7 @@ def data_licences(
     if not card.is_file(): return None
     head = re.match(r"---\n(.*?)\n---\n", card.read_text(encoding="utf-8", errors="replace"), re.S)
     try: said = yaml.safe_load(head[1])["data_licences"]
-    except (yaml.YAMLError, LookupError, TypeError, ValueError): return None
+    except (yaml.YAMLError, LookupError, TypeError, ValueError, RecursionError): return None
     return said if said and isinstance(said, list) and all(isinstance(o, str) for o in said) else None
 
 # %% ../nbs/60_push_to_hub.ipynb #f94286ab
@@ -260,7 +260,8 @@ def listing(
 class Pushed(NamedTuple):
     "What a push has done."
     url: str # address on the Hub
-    left: list # files of an earlier push that do not belong any more and are still there
+    left: list # files of an earlier push that do not belong any more, and are still there
+    removed: list # those that were taken away
 
 # %% ../nbs/60_push_to_hub.ipynb #910631ed
 def _commit(api, repo, kind, folder, sums, prune):
@@ -275,12 +276,13 @@ def _commit(api, repo, kind, folder, sums, prune):
         steps = [CommitOperationAdd(o, str(Path(folder).absolute()/o)) for o in new]
         if prune: steps += [CommitOperationDelete(o) for o in left]
         if steps: api.create_commit(repo, steps, commit_message="koflan", repo_type=kind)
+    old = ask(repo, rest)[1]
     try: ask(repo, send)
     except HubError:
         if ask(repo, rest)[0]: raise
     new, left = ask(repo, rest)
     if new: raise HubError(f"{repo}: {len(new)} files have not arrived, {new[0]} among them")
-    return left
+    return left, sorted(set(old) - set(left))
 
 def push(
     folder, # a data folder, or a model folder
@@ -298,7 +300,7 @@ def push(
     with patient(timeout):
         url = ask(repo, lambda: api.create_repo(repo, repo_type=kind, private=not public, exist_ok=True))
         as_asked(ask(repo, lambda: api.repo_info(repo, repo_type=kind)), repo, public)
-        return Pushed(str(url), _commit(api, repo, kind, folder, sums, prune))
+        return Pushed(str(url), *_commit(api, repo, kind, folder, sums, prune))
 
 # %% ../nbs/60_push_to_hub.ipynb #4efd3900
 def _dry(folder, paths):
@@ -321,7 +323,7 @@ def koflan_push_to_hub(
     with user_errors("koflan_push_to_hub"):
         named = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo, re.A) and ".." not in repo
         if not named: raise KoflanError(f"{repo!r} is not owner/name")
-        if not timeout > 0: raise KoflanError(f"--timeout {timeout:g}: say a number of seconds above 0")
+        if not 0 < timeout < 1e6: raise KoflanError(f"--timeout {timeout:g}: say a number of seconds above 0")
         kind, paths = contents(folder)
         gate(folder, public, accept_licences)
         print(f"{kind} {repo}, {'public' if public else 'private'}\n{listing(folder, paths)}")
@@ -330,4 +332,5 @@ def koflan_push_to_hub(
         except HubError as e:
             with user_errors("koflan_push_to_hub", 1): raise e
         if done.left: print(f"left of an earlier push, --prune removes it: {', '.join(done.left)}")
+        if done.removed: print(f"removed, of an earlier push: {', '.join(done.removed)}")
         print(f"pushed to {one_line(done.url)}")

@@ -168,7 +168,8 @@ def test_files_of_an_earlier_push(push, data):
         hub.make("dataset", "me/it", True, **{"train__old.jsonl": "{}\n", "LICENSE": "mine", ".gitattributes": ""})
         assert "left of an earlier push, --prune removes it: train/old.jsonl\n" in push(hub, data)[1]
         assert "train/old.jsonl" in hub.files("dataset", "me/it")
-        assert "left" not in push(hub, data, prune=True)[1]
+        said = push(hub, data, prune=True)[1]
+        assert "left" not in said and "removed, of an earlier push: train/old.jsonl\n" in said
         assert hub.files("dataset", "me/it") == sorted([".gitattributes", "LICENSE", *contents(data)[1]])
 
 

@@ -109,6 +109,8 @@ def test_mistakes(tmp_path):
     before = {o: o.read_bytes() for o in tmp_path.rglob("*") if o.is_file()}
     for args, says in [
             (("book_mood", "--source", "books.csv"), "book_mood.ipynb is already there; nothing was written"),
+            (("../x", "--repo", "a/b"), "name '../x': want lower-case letters"),
+            (("class", "--repo", "a/b"), "name 'class': want lower-case letters"),
             (("nsmc", "--repo", "a/b"), "task 'nsmc' is already defined in koflan.tasks.nsmc"),
             (("books",), "say where the rows are"),
             (("books", "--repo", "books"), "is not owner/name"),
