@@ -261,10 +261,10 @@ def _plan_label(df, names, kind, label, given):
     if not found: raise _no_column(df, f"the label of a {kind} task", "--label COLUMN")
     code, labels = _label_code(df, col := found[0], names)
     if not 2 <= len(labels) <= (2 if kind == "binary" else MOST_LABELS): raise KoflanError(f"column {col!r} has {len(labels)} labels; want {'2' if kind == 'binary' else f'2 to {MOST_LABELS}'} for {kind}")
-    values = [o for o in _values(df, col) if o != -1]
-    return Plan(kind, _inputs(df, given, (col,)), (col,), [] if col == "label" else [f"label = {quote(col)}"],
-                [f"right = [task.source.names_of({quote(col)})[row[{quote(col)}]]]"], _wordings(labels), {col: labels}, {col: code} if code else {},
-                {col: lambda i: values[i % len(values)]}, cluster=_cluster(labels))
+    values, body = [o for o in _values(df, col) if o != -1], [] if col == "label" else [f"label = {quote(col)}"]
+    proof = f"right = [task.source.names_of({quote(col)})[row[{quote(col)}]]]"
+    return Plan(kind, _inputs(df, given, (col,)), (col,), body, [proof], _wordings(labels), {col: labels},
+                {col: code} if code else {}, {col: lambda i: values[i % len(values)]}, cluster=_cluster(labels))
 
 # %% ../nbs/20_new_task.ipynb #253b9b00
 def _cluster(labels):
@@ -281,8 +281,9 @@ def _separator(s):
 
 # %% ../nbs/20_new_task.ipynb #3e6184b6
 def _split_code(col, sep, brackets):
-    return (f"pl.col({quote(col)}).str.strip_chars({quote('[] ' if brackets else ' ')}).str.split({quote(sep)})"
-            f""".list.eval(pl.element().str.strip_chars({quote(" '" + '"' if brackets else " ")}).replace("", None)).list.drop_nulls()""")
+    ends, marks = ("[] ", " '\"") if brackets else (" ", " ")
+    return (f"pl.col({quote(col)}).str.strip_chars({quote(ends)}).str.split({quote(sep)})"
+            f'.list.eval(pl.element().str.strip_chars({quote(marks)}).replace("", None)).list.drop_nulls()')
 
 def _one_hot(s):
     "Does a list hold a 0 or 1 for every label instead of label numbers?"
@@ -307,7 +308,8 @@ def _plan_listed(df, names, col):
         brackets = df[col].str.starts_with("[").any()
         derive[col] = _split_code(col, sep, brackets)
         blank = " []'\"" if brackets else " "
-        df = df.with_columns(pl.col(col).str.split(sep).list.eval(pl.element().str.strip_chars(blank).replace("", None)).list.drop_nulls())
+        part = pl.element().str.strip_chars(blank).replace("", None)
+        df = df.with_columns(pl.col(col).str.split(sep).list.eval(part).list.drop_nulls())
     elif t != pl.List: raise KoflanError(f"column {col!r} is {t}; want a list, or columns of 0 and 1 (--label a,b,c)")
     values = sorted(df[col].explode().drop_nulls().unique())
     labels = names.get(col) or (tuple(values) if values and isinstance(values[0], str) else tuple(map(str, range(max(values, default=0) + 1))))
@@ -322,15 +324,17 @@ def _plan_multilabel(df, names, kind, label, given):
     if len(cols) > 1: return _plan_flags(df, cols, given)
     labels, derive, cycle, empty = _plan_listed(df, names, col := cols[0])
     right = f"right = [task.source.names_of({quote(col)})[i] for i in sorted(set(row[{quote(col)}] or []))]"
-    return _with_none(Plan(kind, _inputs(df, given, cols), cols, [f"label = {quote(col)}"], [right], _wordings(labels), {col: labels}, derive,
-                           {col: lambda i: cycle[i % len(cycle)]}, cluster=_cluster(labels)), empty)
+    plan = Plan(kind, _inputs(df, given, cols), cols, [f"label = {quote(col)}"], [right], _wordings(labels), {col: labels},
+                derive, {col: lambda i: cycle[i % len(cycle)]}, cluster=_cluster(labels))
+    return _with_none(plan, empty)
 
 # %% ../nbs/20_new_task.ipynb #4b729637
 def _plan_flags(df, cols, given):
     if bad := [o for o in cols if not set(df[o].drop_nulls()) <= {0, 1}]: raise KoflanError(f"column {bad[0]!r} holds other values than 0 and 1")
     fill = {o: lambda i, at=at, t=df[o].dtype: (i % (len(cols) + 1) == at) if t == pl.Boolean else int(i % (len(cols) + 1) == at) for at, o in enumerate(cols)}
     empty = bool(df.select(pl.all_horizontal((pl.col(o) != 1).fill_null(True) for o in cols).any()).item())
-    plan = Plan("multilabel", _inputs(df, given, cols), cols, [f"flags = {_tuple(cols)}"], ["right = [o for o in task.flags if row[o] == 1]"], _wordings(cols), fill=fill)
+    body, proof = f"flags = {_tuple(cols)}", "right = [o for o in task.flags if row[o] == 1]"
+    plan = Plan("multilabel", _inputs(df, given, cols), cols, [body], [proof], _wordings(cols), fill=fill)
     return _with_none(plan, empty)
 
 # %% ../nbs/20_new_task.ipynb #2b92b980
@@ -381,11 +385,12 @@ def _plan_choice(df, names, kind, label, given):
     code, start, value = _gold_code(df, gold, choices, n)
     text = [o for o in df.columns if o.lower() in (*CONTEXTS, *QUESTIONS) and df[o].dtype == pl.String and o not in (*cols, gold)]
     fill = {o: lambda r, i=i, o=o: _choice_text(o, r, i) for i, o in enumerate(cols)} if not one else {choices: lambda r: [_choice_text(choices, r, i) for i in range(n)]}
-    body = [f"choices = {quote(choices) if one else _tuple(choices)}", f"gold = {quote('gold' if code else gold)}"] + ([f"gold_from = {start}"] if start else [])
+    body = [f"choices = {quote(choices) if one else _tuple(choices)}", f"gold = {quote('gold' if code else gold)}"]
+    body += [f"gold_from = {start}"] if start else []
     all_of = f"row[{quote(choices)}]" if one else "[str(row[o]) for o in task.choices]"
     return Plan(kind, _inputs(df, given, (*cols, gold)) if given or not text else tuple(text), (*cols, gold), body,
-                [f"choices = {all_of}", f"right = [choices[int(row[task.gold]){' - 1' if start else ''}]]"], derive={"gold": code} if code else {},
-                fill=fill | {gold: lambda r: value(r, r % n)}, cluster="exam", open=["정답이 몇 번째 보기를 가리키는지 원본과 견주어 보기. 첫 보기가 늘 정답은 아닌지도 봅니다."])
+                [f"choices = {all_of}", f"right = [choices[int(row[task.gold]){' - 1' if start else ''}]]"],
+                derive={"gold": code} if code else {}, fill=fill | {gold: lambda r: value(r, r % n)}, cluster="exam", open=["정답이 몇 번째 보기를 가리키는지 원본과 견주어 보기. 첫 보기가 늘 정답은 아닌지도 봅니다."])
 
 # %% ../nbs/20_new_task.ipynb #3fdf17f5
 def _found_code(df, col):
@@ -406,7 +411,8 @@ def _plan_mrc(df, names, kind, label, given):
     for col, what, flag in ((context, "the paragraph", "--input COLUMN"), (question, "the question", "a column named question"), (answer, "the answers", "--label COLUMN")):
         if not col: raise _no_column(df, what, flag)
     found = _found_code(df, answer)
-    body = ([] if context == "context" else [f"context = {quote(context)}"]) + ([] if found == 'pl.col("answers").struct.field("text")' else [f"found = {found}"])
+    body = [] if context == "context" else [f"context = {quote(context)}"]
+    body += [] if found == 'pl.col("answers").struct.field("text")' else [f"found = {found}"]
     lone = df.group_by(context).len().filter(pl.col("len") == 1).height
     note = [f"물음이 하나뿐인 지문 {lone:,}개를 어떻게 할지. 같은 지문의 다른 답이 틀린 답이 되므로, 이런 행은 틀린 답이 없어 버려집니다."] if lone else []
     return Plan(kind, (context,), (question, answer), body, ["right = [tidy(o) for o in row[\"_found\"]]"], fill={context: lambda i: f"{MARK}: {context} {i//3 + 1}"},
@@ -569,7 +575,7 @@ PROOFS = dict(
     mrc=['test_eq(r["positives"], right[:1])', 'assert not set(r["negatives"]) & set(right)'])
 
 # %% ../nbs/20_new_task.ipynb #1c44b252
-def one_line(text): return " ".join("".join(o if o.isprintable() else " " for o in text).split()) # harmless on a terminal
+def one_line(text): return " ".join("".join(o if o.isprintable() else " " for o in text).split()) # for a terminal
 
 def as_words(
     text:str, # anything
@@ -603,7 +609,9 @@ def _answers(plan):
 # %% ../nbs/20_new_task.ipynb #23718eb7
 def _input_code(plan):
     if len(plan.inputs) == 1: return quote("{" + plan.inputs[0] + "}"), ""
-    if plan.inputs in [tuple(o) for o in PAIRS]: return quote("\n".join(f"문장 {i}: {{{o}}}" for i, o in enumerate(plan.inputs, 1))), f" # {MARK}: 두 글을 무엇이라고 부를지"
+    if plan.inputs in PAIRS:
+        text = "\n".join(f"문장 {i}: {{{o}}}" for i, o in enumerate(plan.inputs, 1))
+        return quote(text), f" # {MARK}: 두 글을 무엇이라고 부를지"
     return quote("\n\n".join(f"{{{o}}}" for o in plan.inputs)), f" # {MARK}: 글을 어떻게 이어 적을지"
 
 # %% ../nbs/20_new_task.ipynb #1e833849
@@ -614,9 +622,13 @@ def _declared(plan, splits, carve, config):
     bare = [k for k, v in plan.names.items() if all(o.isdigit() for o in v)]
     usual = dict(train="train", test="train" if carve else "test")
     note = f" # {MARK}: 번호마다 라벨 이름 (아래 answers도 함께)" if bare else ""
-    return dict(names=(line(f"config={quote(config)}") if config else "") + (line(f"names={names}") + note if plan.names else ""),
-                splits=(line(f"splits={_dict({k: quote(v) for k, v in splits.items()})}") if splits != usual else "") + (line(f"carve={quote(plan.inputs[0])}") if carve else ""),
-                derive=line(f"derive={_dict(plan.derive)}") if plan.derive else "", columns=_tuple(tuple(dict.fromkeys((*plan.inputs, *plan.columns)))))
+    config_line = line(f"config={quote(config)}") if config else ""
+    names_line = line(f"names={names}") + note if plan.names else ""
+    splits_line = line(f"splits={_dict({k: quote(v) for k, v in splits.items()})}") if splits != usual else ""
+    carve_line = line(f"carve={quote(plan.inputs[0])}") if carve else ""
+    return dict(names=config_line + names_line, splits=splits_line + carve_line,
+                derive=line(f"derive={_dict(plan.derive)}") if plan.derive else "",
+                columns=_tuple(tuple(dict.fromkeys((*plan.inputs, *plan.columns)))))
 
 # %% ../nbs/20_new_task.ipynb #be81387b
 @dataclass
@@ -664,9 +676,13 @@ def _values_for(name, plan, table, repo, config, place):
     splits, carve = guess_splits(table.frames)
     size = ", ".join(f"{k} {len(v):,}" for k, v in table.frames.items())
     const, family = name.upper(), FAMILIES[plan.kind]
-    v = dict(mark=MARK, name=name, cls=_title(name), title=_title(name), source=f"{const}_SOURCE", prompts=f"{const}_PROMPTS", family=family, kind=plan.kind, cluster=plan.cluster,
-             repo=repo, repo_code=quote(repo), size=as_words(size), size_code=quote(size), raw=raw_row(next(iter(table.frames.values()))), mirror=quote(place.mirror), split=(first := next(iter(splits))), other_split="" if first == "train" else f', "{first}"',
-             licence=f"{quote(table.licence)}," if table.licence else f'"", # {MARK}: 데이터 카드의 licence', ask=quote(f"{MARK}: 지시문을 열 개 이상 적습니다 {plan.ask}".strip()), answers=_answers(plan))
+    first = next(iter(splits))
+    v = dict(mark=MARK, name=name, cls=_title(name), title=_title(name), source=f"{const}_SOURCE", prompts=f"{const}_PROMPTS",
+             family=family, kind=plan.kind, cluster=plan.cluster, repo=repo, repo_code=quote(repo), size=as_words(size),
+             size_code=quote(size), raw=raw_row(next(iter(table.frames.values()))), mirror=quote(place.mirror), split=first,
+             other_split="" if first == "train" else f', "{first}"', answers=_answers(plan),
+             ask=quote(f"{MARK}: 지시문을 열 개 이상 적습니다 {plan.ask}".strip()),
+             licence=f"{quote(table.licence)}," if table.licence else f'"", # {MARK}: 데이터 카드의 licence')
     code = plan.derive or any("pl." in o for o in plan.body)
     v |= dict(polars="import polars as pl\n\n" if code else "", more_imports="from koflan.korean import tidy\n" if plan.kind == "mrc" else "", tools="export_notebook, " if place.module else "")
     v |= dict(found=f".with_columns(_found={_title(name)}.found)" if plan.kind == "mrc" else "", open="".join(f"\n\n{MARK}: {o}" for o in plan.open))
@@ -867,7 +883,8 @@ def _check_repo(repo, config, source):
     if not repo and not source: raise KoflanError("say where the rows are: --repo owner/name, or --source FILE")
     repo = repo or f"local/{re.sub(r'[^A-Za-z0-9_.가-힣-]+', '_', Path(source).stem)}"
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo): raise KoflanError(f"repo {repo!r} is not owner/name")
-    if config and not re.fullmatch(r"\w[\w.-]*", config): raise KoflanError(f"config {config!r}: want letters, digits, _, . and -")
+    if config and not re.fullmatch(r"\w[\w.-]*", config):
+        raise KoflanError(f"config {config!r}: want letters, digits, _, . and -")
     return repo
 
 # %% ../nbs/20_new_task.ipynb #4cf6262d
