@@ -671,6 +671,7 @@ def _in_koflan():
 # %% ../nbs/20_new_task.ipynb #7e078d7f
 def _title(name): return "".join(o.capitalize() for o in name.split("_"))
 
+# %% ../nbs/20_new_task.ipynb #fe8088fd
 def _values_for(name, plan, table, repo, config, place):
     "What the templates are filled with."
     splits, carve = guess_splits(table.frames)

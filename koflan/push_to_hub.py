@@ -71,6 +71,12 @@ def _data_paths(folder):
         raise KoflanError(f"{folder}: {o} is not as the manifest says (sha256); build it again")
     return paths
 
+# %% ../nbs/60_push_to_hub.ipynb #08599277
+def _shards(folder, index):
+    try: return {str(o) for o in json.loads((Path(folder)/index).read_bytes())["weight_map"].values()}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise KoflanError(f"{folder}: {index} is not an index of weights") from None
+
 def _model_paths(folder):
     "The files of a model, its weights among them."
     found = [o for part in ("*", "onnx/**/*", ".eval_results/*") for o in Path(folder).glob(part) if not o.is_dir()]
@@ -81,11 +87,6 @@ def _model_paths(folder):
     if not any(o.endswith(".safetensors") and "/" not in o for o in paths):
         raise KoflanError(f"{folder}: no weights (*.safetensors)")
     return paths
-
-def _shards(folder, index):
-    try: return {str(o) for o in json.loads((Path(folder)/index).read_bytes())["weight_map"].values()}
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise KoflanError(f"{folder}: {index} is not an index of weights") from None
 
 # %% ../nbs/60_push_to_hub.ipynb #4c9f4726
 def contents(
@@ -166,6 +167,7 @@ def _sender(send, seconds):
         return reply
     return told
 
+# %% ../nbs/60_push_to_hub.ipynb #1a7ba25f
 @contextmanager
 def patient(
     seconds:float, # without a byte
@@ -177,7 +179,7 @@ def patient(
     try: yield
     finally: del client.send
 
-# %% ../nbs/60_push_to_hub.ipynb #be874326
+# %% ../nbs/60_push_to_hub.ipynb #732377c0
 REFUSALS = {
     401: "the Hub does not know who you are; log in with `hf auth login`, or set HF_TOKEN",
     403: "this login may not write there; use a token with the write permission, or choose another owner",
@@ -284,6 +286,7 @@ def _commit(api, repo, kind, folder, sums, prune):
     if new: raise HubError(f"{repo}: {len(new)} files have not arrived, {new[0]} among them")
     return left, sorted(set(old) - set(left))
 
+# %% ../nbs/60_push_to_hub.ipynb #672aee35
 def push(
     folder, # a data folder, or a model folder
     repo:str, # "owner/name"
@@ -309,6 +312,12 @@ def _dry(folder, paths):
     card = (Path(folder)/"README.md").read_text(encoding="utf-8", errors="replace")
     return "\n".join("".join(c for c in line if c.isprintable()) for line in card.splitlines())
 
+def _asked(repo, timeout):
+    named = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo, re.A) and ".." not in repo
+    if not named: raise KoflanError(f"{repo!r} is not owner/name")
+    if not 0 < timeout < 1e6: raise KoflanError(f"--timeout {timeout:g}: say a number of seconds above 0")
+
+# %% ../nbs/60_push_to_hub.ipynb #c5cd57cd
 @call_parse
 def koflan_push_to_hub(
     folder:str, # data folder of koflan_generate, or model folder of koflan_train_reward
@@ -321,9 +330,7 @@ def koflan_push_to_hub(
 ):
     "Push data or a model to the Hugging Face Hub."
     with user_errors("koflan_push_to_hub"):
-        named = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo, re.A) and ".." not in repo
-        if not named: raise KoflanError(f"{repo!r} is not owner/name")
-        if not 0 < timeout < 1e6: raise KoflanError(f"--timeout {timeout:g}: say a number of seconds above 0")
+        _asked(repo, timeout)
         kind, paths = contents(folder)
         gate(folder, public, accept_licences)
         print(f"{kind} {repo}, {'public' if public else 'private'}\n{listing(folder, paths)}")
