@@ -60,7 +60,7 @@ def reward_card(
     scoring = "packed" if trainer.scorer.packed else "pair"
     data = _manifest(args.dataset, args.train_split)
     meta = dict(language=["ko"], library_name="transformers", pipeline_tag="text-classification" if scoring == "pair" else "text-ranking", tags=["koflan", "reward-model", scoring],
-                **(dict(base_model=args.model_name_or_path) if args.model_name_or_path else {}), **(dict(datasets=sorted({o[2] for o in data})) if data else {}))
+                **(dict(base_model=args.model_name_or_path) if args.model_name_or_path else {}), **(dict(datasets=sorted({o[2] for o in data}), data_licences=sorted({o[3] for o in data})) if data else {}))
     licences = sorted({o[3] for o in data})
     return "\n".join(["---", yaml.safe_dump(meta, allow_unicode=True, sort_keys=False).rstrip(), "---", "", f"# {name}", "",
         "맞는 답에 높은 점수를 주도록 koflan으로 학습한 한국어 보상 모델입니다.", "", "## 쓰기", "", *_use(scoring, name), "", "## 성적", "", *_scores(trainer), "", "## 데이터", "",

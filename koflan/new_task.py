@@ -6,9 +6,10 @@
 __all__ = ['MARK', 'FAMILIES', 'READERS', 'SPLIT_NAMES', 'LABELS', 'TEXTS', 'PAIRS', 'CONTEXTS', 'QUESTIONS', 'GOLDS', 'STEMS',
            'IDS', 'MOST_LABELS', 'PLANS', 'HEAD', 'RAW', 'ASK', 'TASK', 'CARD', 'PROOF', 'IMPORTS', 'TEST_IMPORTS',
            'SOURCE', 'PROMPTS', 'CLASS', 'TEST', 'PROOFS', 'CHECK', 'SCALE_LOCAL', 'SCALE_HUB', 'SCALE', 'PACKAGE',
-           'EXPORT', 'PYPROJECT', 'Table', 'read_file', 'read_repo', 'label_columns', 'text_columns', 'Plan',
-           'guess_kind', 'guess', 'guess_splits', 'sample_rows', 'raw_row', 'Place', 'find_place', 'write_notebook',
-           'task_notebook', 'undecided', 'export_notebook', 'Target', 'write_all', 'new_task', 'koflan_new_task']
+           'EXPORT', 'PYPROJECT', 'Table', 'read_file', 'read_repo', 'label_columns', 'text_columns', 'Plan', 'quote',
+           'guess_kind', 'guess', 'guess_splits', 'sample_rows', 'one_line', 'as_words', 'raw_row', 'Place',
+           'find_place', 'write_notebook', 'task_notebook', 'undecided', 'export_notebook', 'Target', 'write_all',
+           'new_task', 'koflan_new_task']
 
 # %% ../nbs/20_new_task.ipynb #2d5c5f97
 import importlib
@@ -24,6 +25,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 import polars as pl
+from yaml import YAMLError
 
 from .commands import command
 from .prompts import lint
@@ -97,8 +99,8 @@ def _licence(card):
     "The licence on a dataset card: a folder's, or a repository's."
     from huggingface_hub import DatasetCard
     try: found = DatasetCard.load(card).data.license
-    except (OSError, ValueError): return "" # no card, or one that says nothing
-    return found if isinstance(found, str) else "" if not found else found[0]
+    except (OSError, ValueError, TypeError, YAMLError): return "" # no card, or one that says nothing
+    return next((o for o in (found if isinstance(found, list) else [found]) if isinstance(o, str)), "")
 
 # %% ../nbs/20_new_task.ipynb #f6fa8f6e
 def _read_mirror(path, config):
@@ -203,14 +205,19 @@ class Plan:
     cluster: str = "topic" # a first guess
     open: list = field(default_factory=list) # further things to decide, a sentence each
 
-def _quote(o): return json.dumps(o, ensure_ascii=False)
+# %% ../nbs/20_new_task.ipynb #dd1bd378
+def quote(
+    text:str, # anything
+) -> str: # code
+    "A text as a string literal of one line, whatever is in it."
+    plain = lambda o: o if o.isprintable() else o.encode("unicode_escape").decode()
+    return '"' + "".join("\\" + o if o in '\\"' else plain(o) for o in text) + '"'
 
-def _tuple(items): return "(" + ", ".join(map(_quote, items)) + ("," if len(items) == 1 else "") + ")"
+def _tuple(items): return "(" + ", ".join(map(quote, items)) + ("," if len(items) == 1 else "") + ")"
 
 def _dict(items):
     "The code of a dict whose values are code."
-    if all(o.isidentifier() and not iskeyword(o) for o in items): return "dict(" + ", ".join(f"{k}={v}" for k, v in items.items()) + ")"
-    return "{" + ", ".join(f"{_quote(k)}: {v}" for k, v in items.items()) + "}"
+    return "{" + ", ".join(f"{quote(k)}: {v}" for k, v in items.items()) + "}"
 
 # %% ../nbs/20_new_task.ipynb #20bd659f
 def _wordings(names):
@@ -237,7 +244,7 @@ def _inputs(df, given, taken):
 def _label_code(df, col, names):
     "(code of an expression that tidies a label column, or None; its label names)"
     if col in names: return None, names[col]
-    values, t, here = _values(df, col), df[col].dtype, f"pl.col({_quote(col)})"
+    values, t, here = _values(df, col), df[col].dtype, f"pl.col({quote(col)})"
     if t == pl.String:
         dirty = (df[col] != df[col].str.strip_chars()).any() or (df[col] == "").any()
         return f'{here}.str.strip_chars().replace("", None)' if dirty else None, tuple(values)
@@ -254,10 +261,10 @@ def _plan_label(df, names, kind, label, given):
     if not found: raise _no_column(df, f"the label of a {kind} task", "--label COLUMN")
     code, labels = _label_code(df, col := found[0], names)
     if not 2 <= len(labels) <= (2 if kind == "binary" else MOST_LABELS): raise KoflanError(f"column {col!r} has {len(labels)} labels; want {'2' if kind == 'binary' else f'2 to {MOST_LABELS}'} for {kind}")
-    values = [o for o in _values(df, col) if o != -1]
-    return Plan(kind, _inputs(df, given, (col,)), (col,), [] if col == "label" else [f"label = {_quote(col)}"],
-                [f"right = [$source.names_of({_quote(col)})[row[{_quote(col)}]]]"], _wordings(labels), {col: labels}, {col: code} if code else {},
-                {col: lambda i: values[i % len(values)]}, cluster=_cluster(labels))
+    values, body = [o for o in _values(df, col) if o != -1], [] if col == "label" else [f"label = {quote(col)}"]
+    proof = f"right = [task.source.names_of({quote(col)})[row[{quote(col)}]]]"
+    return Plan(kind, _inputs(df, given, (col,)), (col,), body, [proof], _wordings(labels), {col: labels},
+                {col: code} if code else {}, {col: lambda i: values[i % len(values)]}, cluster=_cluster(labels))
 
 # %% ../nbs/20_new_task.ipynb #253b9b00
 def _cluster(labels):
@@ -274,8 +281,9 @@ def _separator(s):
 
 # %% ../nbs/20_new_task.ipynb #3e6184b6
 def _split_code(col, sep, brackets):
-    return (f"pl.col({_quote(col)}).str.strip_chars({_quote('[] ' if brackets else ' ')}).str.split({_quote(sep)})"
-            f""".list.eval(pl.element().str.strip_chars({_quote(" '" + '"' if brackets else " ")}).replace("", None)).list.drop_nulls()""")
+    ends, marks = ("[] ", " '\"") if brackets else (" ", " ")
+    return (f"pl.col({quote(col)}).str.strip_chars({quote(ends)}).str.split({quote(sep)})"
+            f'.list.eval(pl.element().str.strip_chars({quote(marks)}).replace("", None)).list.drop_nulls()')
 
 def _one_hot(s):
     "Does a list hold a 0 or 1 for every label instead of label numbers?"
@@ -297,8 +305,11 @@ def _plan_listed(df, names, col):
     derive, t = {}, df[col].dtype
     if t == pl.String:
         if not (sep := _separator(df[col])): raise KoflanError(f"column {col!r} holds one label a row; want a list, a text with | ; , or / between labels, or columns of 0 and 1 (--label a,b,c)")
-        derive[col] = _split_code(col, sep, df[col].str.starts_with("[").any())
-        df = df.with_columns(eval(derive[col]).alias(col))
+        brackets = df[col].str.starts_with("[").any()
+        derive[col] = _split_code(col, sep, brackets)
+        blank = " []'\"" if brackets else " "
+        part = pl.element().str.strip_chars(blank).replace("", None)
+        df = df.with_columns(pl.col(col).str.split(sep).list.eval(part).list.drop_nulls())
     elif t != pl.List: raise KoflanError(f"column {col!r} is {t}; want a list, or columns of 0 and 1 (--label a,b,c)")
     values = sorted(df[col].explode().drop_nulls().unique())
     labels = names.get(col) or (tuple(values) if values and isinstance(values[0], str) else tuple(map(str, range(max(values, default=0) + 1))))
@@ -312,24 +323,26 @@ def _plan_multilabel(df, names, kind, label, given):
     if not cols: raise _no_column(df, "the labels of a multilabel task", "--label COLUMN or --label a,b,c")
     if len(cols) > 1: return _plan_flags(df, cols, given)
     labels, derive, cycle, empty = _plan_listed(df, names, col := cols[0])
-    right = f"right = [$source.names_of({_quote(col)})[i] for i in sorted(set(row[{_quote(col)}] or []))]"
-    return _with_none(Plan(kind, _inputs(df, given, cols), cols, [f"label = {_quote(col)}"], [right], _wordings(labels), {col: labels}, derive,
-                           {col: lambda i: cycle[i % len(cycle)]}, cluster=_cluster(labels)), empty)
+    right = f"right = [task.source.names_of({quote(col)})[i] for i in sorted(set(row[{quote(col)}] or []))]"
+    plan = Plan(kind, _inputs(df, given, cols), cols, [f"label = {quote(col)}"], [right], _wordings(labels), {col: labels},
+                derive, {col: lambda i: cycle[i % len(cycle)]}, cluster=_cluster(labels))
+    return _with_none(plan, empty)
 
 # %% ../nbs/20_new_task.ipynb #4b729637
 def _plan_flags(df, cols, given):
     if bad := [o for o in cols if not set(df[o].drop_nulls()) <= {0, 1}]: raise KoflanError(f"column {bad[0]!r} holds other values than 0 and 1")
     fill = {o: lambda i, at=at, t=df[o].dtype: (i % (len(cols) + 1) == at) if t == pl.Boolean else int(i % (len(cols) + 1) == at) for at, o in enumerate(cols)}
     empty = bool(df.select(pl.all_horizontal((pl.col(o) != 1).fill_null(True) for o in cols).any()).item())
-    plan = Plan("multilabel", _inputs(df, given, cols), cols, [f"flags = {_tuple(cols)}"], ["right = [o for o in $cls.flags if row[o] == 1]"], _wordings(cols), fill=fill)
+    body, proof = f"flags = {_tuple(cols)}", "right = [o for o in task.flags if row[o] == 1]"
+    plan = Plan("multilabel", _inputs(df, given, cols), cols, [body], [proof], _wordings(cols), fill=fill)
     return _with_none(plan, empty)
 
 # %% ../nbs/20_new_task.ipynb #2b92b980
 def _with_none(plan, empty):
     "Rows without any label get an answer of their own, or are dropped: the author decides."
     if not empty or (name := "없음") in plan.answers: return plan
-    plan.body.append(f"none = {_quote(name)}")
-    plan.proof[0] += f" or [{_quote(name)}]"
+    plan.body.append(f"none = {quote(name)}")
+    plan.proof[0] += f" or [{quote(name)}]"
     plan.answers[name] = "해당 없음"
     plan.open.append(f"라벨이 없는 행에 `{name}`이라고 답할지. 버리려면 `none`과 그 답을 지웁니다.")
     return plan
@@ -348,13 +361,13 @@ def _choice_columns(df):
 # %% ../nbs/20_new_task.ipynb #cd3e01bb
 def _gold_code(df, gold, choices, n):
     "(code that counts the right choice, or None; counted from; value of the right choice i of sample row r)"
-    values, here, text = _values(df, gold), f"pl.col({_quote(gold)})", df[gold].dtype == pl.String
+    values, here, text = _values(df, gold), f"pl.col({quote(gold)})", df[gold].dtype == pl.String
     if not text or all(o.isdigit() for o in values):
         low = min(map(int, values), default=0)
         return None, int(low > 0), lambda r, i: str(i + (low > 0)) if text else i + (low > 0)
     if all(re.fullmatch("[A-Za-z]", o) for o in values):
         return f'{here}.str.to_uppercase().replace_strict({{o: i for i, o in enumerate("ABCDEFGHIJ")}}, default=None, return_dtype=pl.Int64)', 0, lambda r, i: "ABCDEFGHIJ"[i]
-    choice = f"pl.col({_quote(choices)}).list.get(i, null_on_oob=True)" if isinstance(choices, str) else "pl.col(o)"
+    choice = f"pl.col({quote(choices)}).list.get(i, null_on_oob=True)" if isinstance(choices, str) else "pl.col(o)"
     each = f"for i in range({n})" if isinstance(choices, str) else f"for i, o in enumerate({_tuple(choices)})"
     return f"pl.coalesce(pl.when({choice} == {here}).then(i) {each})", 0, lambda r, i: _choice_text(choices if isinstance(choices, str) else choices[i], r, i)
 
@@ -372,16 +385,17 @@ def _plan_choice(df, names, kind, label, given):
     code, start, value = _gold_code(df, gold, choices, n)
     text = [o for o in df.columns if o.lower() in (*CONTEXTS, *QUESTIONS) and df[o].dtype == pl.String and o not in (*cols, gold)]
     fill = {o: lambda r, i=i, o=o: _choice_text(o, r, i) for i, o in enumerate(cols)} if not one else {choices: lambda r: [_choice_text(choices, r, i) for i in range(n)]}
-    body = [f"choices = {_quote(choices) if one else _tuple(choices)}", f"gold = {_quote('gold' if code else gold)}"] + ([f"gold_from = {start}"] if start else [])
-    all_of = f"row[{_quote(choices)}]" if one else "[str(row[o]) for o in $cls.choices]"
+    body = [f"choices = {quote(choices) if one else _tuple(choices)}", f"gold = {quote('gold' if code else gold)}"]
+    body += [f"gold_from = {start}"] if start else []
+    all_of = f"row[{quote(choices)}]" if one else "[str(row[o]) for o in task.choices]"
     return Plan(kind, _inputs(df, given, (*cols, gold)) if given or not text else tuple(text), (*cols, gold), body,
-                [f"choices = {all_of}", f"right = [choices[int(row[$cls.gold]){' - 1' if start else ''}]]"], derive={"gold": code} if code else {},
-                fill=fill | {gold: lambda r: value(r, r % n)}, cluster="exam", open=["정답이 몇 번째 보기를 가리키는지 원본과 견주어 보기. 첫 보기가 늘 정답은 아닌지도 봅니다."])
+                [f"choices = {all_of}", f"right = [choices[int(row[task.gold]){' - 1' if start else ''}]]"],
+                derive={"gold": code} if code else {}, fill=fill | {gold: lambda r: value(r, r % n)}, cluster="exam", open=["정답이 몇 번째 보기를 가리키는지 원본과 견주어 보기. 첫 보기가 늘 정답은 아닌지도 봅니다."])
 
 # %% ../nbs/20_new_task.ipynb #3fdf17f5
 def _found_code(df, col):
     "The code of the list of right answers in a column."
-    t, here = df[col].dtype, f"pl.col({_quote(col)})"
+    t, here = df[col].dtype, f"pl.col({quote(col)})"
     inner = dict((o.name, o.dtype) for o in t.fields) if isinstance(t, pl.Struct) else {}
     if "text" in inner: return f'{here}.struct.field("text")' if isinstance(inner["text"], pl.List) else f'pl.concat_list({here}.struct.field("text"))'
     if t == pl.String: return f"pl.concat_list({here}).list.drop_nulls()"
@@ -397,7 +411,8 @@ def _plan_mrc(df, names, kind, label, given):
     for col, what, flag in ((context, "the paragraph", "--input COLUMN"), (question, "the question", "a column named question"), (answer, "the answers", "--label COLUMN")):
         if not col: raise _no_column(df, what, flag)
     found = _found_code(df, answer)
-    body = ([] if context == "context" else [f"context = {_quote(context)}"]) + ([] if found == 'pl.col("answers").struct.field("text")' else [f"found = {found}"])
+    body = [] if context == "context" else [f"context = {quote(context)}"]
+    body += [] if found == 'pl.col("answers").struct.field("text")' else [f"found = {found}"]
     lone = df.group_by(context).len().filter(pl.col("len") == 1).height
     note = [f"물음이 하나뿐인 지문 {lone:,}개를 어떻게 할지. 같은 지문의 다른 답이 틀린 답이 되므로, 이런 행은 틀린 답이 없어 버려집니다."] if lone else []
     return Plan(kind, (context,), (question, answer), body, ["right = [tidy(o) for o in row[\"_found\"]]"], fill={context: lambda i: f"{MARK}: {context} {i//3 + 1}"},
@@ -530,7 +545,7 @@ $source = HubSource(
 # %% ../nbs/20_new_task.ipynb #bba0e198
 PROMPTS = """#| export
 $prompts = Prompts(
-    Ask("$mark: 지시문을 열 개 이상 적습니다$ask"$answers),
+    Ask($ask$answers),
     input=$input,$input_note
 )"""
 
@@ -546,10 +561,10 @@ class $cls($family):
 
 # %% ../nbs/20_new_task.ipynb #a9cadd67
 TEST = """task = $cls(mirror=$mirror)
-rows = {row["_row"]: row for row in $source.read("$split", $mirror)$found.to_dicts()}
+rows = {row["_row"]: row for row in task.source.read("$split", $mirror)$found.to_dicts()}
 built = task.build("$split")
 for r in built.records.to_dicts():
-    row, ask = rows[int(r["id"].split("-")[-1])], $prompts.asks[$prompts.ask_of[r["template"]]]
+    row, ask = rows[int(r["id"].split("-")[-1])], task.prompts.asks[task.prompts.ask_of[r["template"]]]
     $proof
 built.dropped"""
 
@@ -559,6 +574,18 @@ PROOFS = dict(
     choice=['test_eq(r["positives"], right)', 'test_eq(set(r["negatives"]), set(choices) - set(right))'],
     mrc=['test_eq(r["positives"], right[:1])', 'assert not set(r["negatives"]) & set(right)'])
 
+# %% ../nbs/20_new_task.ipynb #1c44b252
+def one_line(text): return " ".join("".join(o if o.isprintable() else " " for o in text).split()) # for a terminal
+
+def as_words(
+    text:str, # anything
+    most:int=200, # characters
+) -> str: # Markdown of one line
+    "A text that Markdown shows as it is: no link, image, HTML, formula or table comes of it."
+    text = one_line(text)
+    told = re.sub(r"[\\`*_{}\[\]<>#+!|$&~@^=]|:(?=//)", lambda m: f"&#{ord(m[0])};", text[:most])
+    return told + ("…" if len(text) > most else "")
+
 # %% ../nbs/20_new_task.ipynb #be24e401
 def raw_row(
     df:pl.DataFrame, # rows
@@ -566,31 +593,26 @@ def raw_row(
     "The columns and the first row as a table."
     def show(value):
         text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (list, dict)) else str(value)
-        text = " ".join(text.split())
-        return "".join({"|": "\\|", "<": "&lt;", "`": "'", "$": "\\$"}.get(o, o) for o in text[:200]) + ("…" if len(text) > 200 else "")
+        return as_words(text)
     count = lambda o, t: f"{df[o].n_unique():,}" if t in (pl.String, pl.Boolean) or t.is_integer() else "-"
     lines = [f"| {show(o)} | {type(t).__name__ if t.is_nested() else t} | {count(o, t)} | {show(df[o][0].to_list() if isinstance(df[o][0], pl.Series) else df[o][0])} |" for o, t in df.schema.items()]
     return "\n".join(["| 열 | 형 | 서로 다른 값 | 첫 행 |", "|---|---|---|---|", *lines])
 
 # %% ../nbs/20_new_task.ipynb #8b2fa402
-def _lines(code, items, width=8):
-    "Code of a dict over several lines."
-    pad = " " * width
-    return code + "(\n" + "".join(f"{pad}    {o},\n" for o in items) + pad + ")" if items else code + "()"
-
 def _answers(plan):
     if plan.answers is None: return ""
-    pairs = {k: f"[{_quote(v)}]" for k, v in plan.answers.items()}
-    plain = all(o.isidentifier() and not iskeyword(o) for o in pairs)
-    body = ", ".join(f"{k}={v}" if plain else f"{_quote(k)}: {v}" for k, v in pairs.items())
-    if len(body) > 90: body = "\n            " + ",\n            ".join(f"{k}={v}" if plain else f"{_quote(k)}: {v}" for k, v in pairs.items()) + "\n        "
-    return f",\n        # {MARK}: 라벨마다 답의 표현. 여러 개면 라벨마다 같은 수로\n        answers=" + (f"dict({body})" if plain else "{" + body + "}")
+    pairs = [f"{quote(k)}: [{quote(v)}]" for k, v in plan.answers.items()]
+    body = ", ".join(pairs)
+    if len(body) > 90: body = "\n            " + ",\n            ".join(pairs) + "\n        "
+    return f",\n        # {MARK}: 라벨마다 답의 표현. 여러 개면 라벨마다 같은 수로\n        answers={{{body}}}"
 
 # %% ../nbs/20_new_task.ipynb #23718eb7
 def _input_code(plan):
-    if len(plan.inputs) == 1: return _quote("{" + plan.inputs[0] + "}"), ""
-    if plan.inputs in [tuple(o) for o in PAIRS]: return _quote("\n".join(f"문장 {i}: {{{o}}}" for i, o in enumerate(plan.inputs, 1))), f" # {MARK}: 두 글을 무엇이라고 부를지"
-    return _quote("\n\n".join(f"{{{o}}}" for o in plan.inputs)), f" # {MARK}: 글을 어떻게 이어 적을지"
+    if len(plan.inputs) == 1: return quote("{" + plan.inputs[0] + "}"), ""
+    if plan.inputs in PAIRS:
+        text = "\n".join(f"문장 {i}: {{{o}}}" for i, o in enumerate(plan.inputs, 1))
+        return quote(text), f" # {MARK}: 두 글을 무엇이라고 부를지"
+    return quote("\n\n".join(f"{{{o}}}" for o in plan.inputs)), f" # {MARK}: 글을 어떻게 이어 적을지"
 
 # %% ../nbs/20_new_task.ipynb #1e833849
 def _declared(plan, splits, carve, config):
@@ -600,9 +622,13 @@ def _declared(plan, splits, carve, config):
     bare = [k for k, v in plan.names.items() if all(o.isdigit() for o in v)]
     usual = dict(train="train", test="train" if carve else "test")
     note = f" # {MARK}: 번호마다 라벨 이름 (아래 answers도 함께)" if bare else ""
-    return dict(names=(line(f"config={_quote(config)}") if config else "") + (line(f"names={names}") + note if plan.names else ""),
-                splits=(line(f"splits={_dict({k: _quote(v) for k, v in splits.items()})}") if splits != usual else "") + (line(f"carve={_quote(plan.inputs[0])}") if carve else ""),
-                derive=line(f"derive={_dict(plan.derive)}") if plan.derive else "", columns=_tuple(tuple(dict.fromkeys((*plan.inputs, *plan.columns)))))
+    config_line = line(f"config={quote(config)}") if config else ""
+    names_line = line(f"names={names}") + note if plan.names else ""
+    splits_line = line(f"splits={_dict({k: quote(v) for k, v in splits.items()})}") if splits != usual else ""
+    carve_line = line(f"carve={quote(plan.inputs[0])}") if carve else ""
+    return dict(names=config_line + names_line, splits=splits_line + carve_line,
+                derive=line(f"derive={_dict(plan.derive)}") if plan.derive else "",
+                columns=_tuple(tuple(dict.fromkeys((*plan.inputs, *plan.columns)))))
 
 # %% ../nbs/20_new_task.ipynb #be81387b
 @dataclass
@@ -645,22 +671,26 @@ def _in_koflan():
 # %% ../nbs/20_new_task.ipynb #7e078d7f
 def _title(name): return "".join(o.capitalize() for o in name.split("_"))
 
+# %% ../nbs/20_new_task.ipynb #fe8088fd
 def _values_for(name, plan, table, repo, config, place):
     "What the templates are filled with."
     splits, carve = guess_splits(table.frames)
     size = ", ".join(f"{k} {len(v):,}" for k, v in table.frames.items())
     const, family = name.upper(), FAMILIES[plan.kind]
-    v = dict(mark=MARK, name=name, cls=_title(name), title=_title(name), source=f"{const}_SOURCE", prompts=f"{const}_PROMPTS", family=family, kind=plan.kind, cluster=plan.cluster,
-             repo=repo, repo_code=_quote(repo), size=size, size_code=_quote(size), raw=raw_row(next(iter(table.frames.values()))), mirror=_quote(place.mirror), split=(first := next(iter(splits))), other_split="" if first == "train" else f', "{first}"',
-             licence=f"{_quote(table.licence)}," if table.licence else f'"", # {MARK}: 데이터 카드의 licence', ask=f" {plan.ask}" if plan.ask else "", answers=_answers(plan))
+    first = next(iter(splits))
+    v = dict(mark=MARK, name=name, cls=_title(name), title=_title(name), source=f"{const}_SOURCE", prompts=f"{const}_PROMPTS",
+             family=family, kind=plan.kind, cluster=plan.cluster, repo=repo, repo_code=quote(repo), size=as_words(size),
+             size_code=quote(size), raw=raw_row(next(iter(table.frames.values()))), mirror=quote(place.mirror), split=first,
+             other_split="" if first == "train" else f', "{first}"', answers=_answers(plan),
+             ask=quote(f"{MARK}: 지시문을 열 개 이상 적습니다 {plan.ask}".strip()),
+             licence=f"{quote(table.licence)}," if table.licence else f'"", # {MARK}: 데이터 카드의 licence')
     code = plan.derive or any("pl." in o for o in plan.body)
     v |= dict(polars="import polars as pl\n\n" if code else "", more_imports="from koflan.korean import tidy\n" if plan.kind == "mrc" else "", tools="export_notebook, " if place.module else "")
     v |= dict(found=f".with_columns(_found={_title(name)}.found)" if plan.kind == "mrc" else "", open="".join(f"\n\n{MARK}: {o}" for o in plan.open))
     v["answers_note"] = "\n맞는 답과 틀린 답의 표현은 물음과 함께 둡니다. 다르게 묻는 물음(예를 들어 네/아니요)은 `Ask`를 하나 더 두고 그에 맞는 답을 적습니다." if plan.answers else ""
     v["input"], v["input_note"] = _input_code(plan)
     v["body"] = "".join(f"\n    {o}" for o in plan.body)
-    fill = lambda o: Template(o).safe_substitute(v)
-    v["proof"] = "\n    ".join(map(fill, [*plan.proof, *PROOFS[plan.kind if plan.kind in PROOFS else "label"]]))
+    v["proof"] = "\n    ".join([*plan.proof, *PROOFS[plan.kind if plan.kind in PROOFS else "label"]])
     return v | _declared(plan, splits, carve, config)
 
 # %% ../nbs/20_new_task.ipynb #b08dc731
@@ -728,7 +758,7 @@ def task_notebook(
 ) -> str: # JSON
     "The notebook of a new task."
     v = _values_for(name, plan, table, repo, config, place) | dict(exp=place.exp, here=place.mirror)
-    return write_notebook((kind, Template(text).safe_substitute(v)) for kind, text in _cells(place))
+    return write_notebook((kind, Template(text).substitute(v)) for kind, text in _cells(place))
 
 # %% ../nbs/20_new_task.ipynb #0aab5c86
 def undecided(
@@ -751,7 +781,7 @@ def _module(nb):
     text = lambda kind: ["".join(o["source"]) for o in json.loads(nb)["cells"] if o["cell_type"] == kind]
     about = next((line[2:] for o in text("markdown") for line in o.splitlines() if line.startswith("> ")), "")
     parts = [re.sub(r"^#\|.*\n", "", o, flags=re.M).strip() for o in text("code") if re.match(r"#\|\s*export\b", o)]
-    return "\n\n".join([_quote(about), *parts]) + "\n"
+    return "\n\n".join([quote(about), *parts]) + "\n"
 
 # %% ../nbs/20_new_task.ipynb #1967a83f
 def export_notebook(
@@ -850,10 +880,12 @@ def _check_name(name):
     if _title(name) in ("Ask", "Prompts", "HubSource", "LabelTask", "MultiLabelTask", "ChoiceTask", "SpanTask"): raise KoflanError(f"name {name!r} would hide koflan's own; choose another")
 
 # %% ../nbs/20_new_task.ipynb #948651dc
-def _check_repo(repo, source):
+def _check_repo(repo, config, source):
     if not repo and not source: raise KoflanError("say where the rows are: --repo owner/name, or --source FILE")
     repo = repo or f"local/{re.sub(r'[^A-Za-z0-9_.가-힣-]+', '_', Path(source).stem)}"
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo): raise KoflanError(f"repo {repo!r} is not owner/name")
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo): raise KoflanError(f"repo {repo!r} is not owner/name")
+    if config and not re.fullmatch(r"\w[\w.-]*", config):
+        raise KoflanError(f"config {config!r}: want letters, digits, _, . and -")
     return repo
 
 # %% ../nbs/20_new_task.ipynb #4cf6262d
@@ -871,7 +903,7 @@ def new_task(
 ) -> tuple: # (paths written, paths that stay as they were, plan)
     "Write the notebook of a new task, and the files that it needs."
     _check_name(name)
-    repo = _check_repo(repo, source)
+    repo = _check_repo(repo, config, source)
     place = find_place(name, repo, config, output_dir, package, bool(source))
     if place.notebook.exists(): raise KoflanError(f"{place.notebook} is already there; nothing was written")
     table = read_file(source) if source else read_repo(repo, config, mirror)
@@ -896,7 +928,8 @@ def koflan_new_task(
     "Start a new task: a notebook filled in as far as the columns tell."
     with user_errors("koflan_new_task"):
         new, kept, plan = new_task(name, repo, config, kind, source, label, input, output_dir, package, hub_mirror)
-        print(f"{name}: {plan.kind}, {FAMILIES[plan.kind]}; input {', '.join(plan.inputs)}; read besides {', '.join(plan.columns)}")
+        read = one_line(f"input {', '.join(plan.inputs)}; read besides {', '.join(plan.columns)}")
+        print(f"{name}: {plan.kind}, {FAMILIES[plan.kind]}; {read}")
         for o in new: print(f"  wrote {o}")
         for o in kept: print(f"  kept  {o}")
         print(f"next: open {new[0]}, decide where it says '{MARK}', run all cells")

@@ -23,15 +23,22 @@ INSTEAD = [
 ]
 PUSH = '''import shutil, sys
 from pathlib import Path
+from types import SimpleNamespace
 import huggingface_hub
+from koflan.push_to_hub import oids
 class Folder:
     "The Hub as a folder."
-    def create_repo(self, repo, **kw): return Path("hub", repo).absolute()
-    def upload_folder(self, repo_id, folder_path, allow_patterns, **kw):
-        for o in allow_patterns:
-            Path("hub", repo_id, o).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(Path(folder_path, o), Path("hub", repo_id, o))
-    def list_repo_files(self, repo, **kw): return [o.relative_to(f"hub/{repo}").as_posix() for o in Path("hub", repo).rglob("*") if o.is_file()]
+    def create_repo(self, repo, private, **kw):
+        self.private = private
+        return Path("hub", repo).absolute()
+    def repo_info(self, repo, **kw): return SimpleNamespace(id=repo, private=self.private)
+    def list_repo_tree(self, repo, **kw):
+        held = [o for o in Path("hub", repo).rglob("*") if o.is_file()]
+        return [SimpleNamespace(path=o.relative_to(f"hub/{repo}").as_posix(), blob_id=oids(o)[1], lfs=None) for o in held]
+    def create_commit(self, repo, steps, **kw):
+        for o in steps:
+            Path("hub", repo, o.path_in_repo).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(o.path_or_fileobj, Path("hub", repo, o.path_in_repo))
 huggingface_hub.HfApi = Folder
 '''
 TINY = '''from koflan.reward import RewardModel, learn_tokenizer, tiny_electra

@@ -1,10 +1,18 @@
 "Starting a task from outside: the command writes a notebook, the author fills it, and it runs to its end."
+import ast
 import json
 import re
 import subprocess
 import sys
+from random import Random
 
+import polars as pl
 from conftest import ROOT, command, records
+from IPython.core.inputtransformer2 import TransformerManager
+
+from koflan.new_task import Table, _module, find_place, guess, task_notebook
+from koflan.schema import KoflanError
+from koflan.task import REGISTRY
 
 MARK = "정할 것"
 BOOKS = [("기쁨", "사랑|가족"), ("슬픔", "가족"), ("화남", ""), ("기쁨", "전쟁")]
@@ -101,9 +109,13 @@ def test_mistakes(tmp_path):
     before = {o: o.read_bytes() for o in tmp_path.rglob("*") if o.is_file()}
     for args, says in [
             (("book_mood", "--source", "books.csv"), "book_mood.ipynb is already there; nothing was written"),
+            (("../x", "--repo", "a/b"), "name '../x': want lower-case letters"),
+            (("class", "--repo", "a/b"), "name 'class': want lower-case letters"),
             (("nsmc", "--repo", "a/b"), "task 'nsmc' is already defined in koflan.tasks.nsmc"),
             (("books",), "say where the rows are"),
             (("books", "--repo", "books"), "is not owner/name"),
+            (("books", "--repo", "../.."), "repo '../..' is not owner/name"),
+            (("books", "--repo", "me/books", "--config", "../.."), "config '../..': want letters"),
             (("books", "--source", "book.csv"), "book.csv: no such file"),
             (("books", "--source", "books.csv", "--label", "기부"), "unknown column '기부'; did you mean '기분'?"),
             (("books", "--source", "books.csv", "--kind", "mutilabel"), "unknown kind 'mutilabel'; did you mean 'multilabel'?"),
@@ -112,3 +124,82 @@ def test_mistakes(tmp_path):
         assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
         assert any(says in o and o.startswith("koflan_new_task: ") for o in done.stderr.splitlines()), (says, done.stderr)
     assert before == {o: o.read_bytes() for o in tmp_path.rglob("*") if o.is_file()}
+
+
+# what a stranger may write into a table: code, templates, magics, directives, Markdown, and what breaks a line
+PLANT = "__import__('pathlib').Path('PLANTED').touch()"
+PIECES = ["'", '"', '"""', "\\", "\\\"", "\n", "\r", "\u2028", "\x85", "\x0b", "\0", "\x1b[2J", "\t", " ", "$licence", "${cls}", "$$", "$proof", "{x}", "}}", "[0]", ":",
+          "#| export", "%cd /", "%%bash", "!touch PLANTED", "?", ";", ">>> ", "`", "![](http://a.b/c.png)", "<script>", "</td>", "|", "class", "None",
+          "ﬁ", "가", "긍정", "true", "0", f'"]; {PLANT} #', f"'); {PLANT} #", f"\n{PLANT}\n", f'""" + {PLANT} + """', f"\\\"); {PLANT} #"]
+
+
+def shape(text):
+    "The syntax tree of a cell, without its literals and identifiers."
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        for name, value in ast.iter_fields(node):
+            if isinstance(value, (str, bytes)): setattr(node, name, "")
+    return ast.dump(tree)
+
+
+def notebook(kind, words, licence, label=None):
+    "The notebook of a table whose names and labels are these words."
+    a, b, c, *labels = words
+    rows = 12
+    tables = dict(
+        multiclass={a: [f"{i}번 글" for i in range(rows)], b: [labels[i % 3] for i in range(rows)]},
+        multilabel={a: [f"{i}번 글" for i in range(rows)], b: [labels[:i % 3 + 1] for i in range(rows)]},
+        flags={a: [f"{i}번 글" for i in range(rows)], b: [i % 2 for i in range(rows)], c: [1 - i % 2 for i in range(rows)]},
+        choice={a: [f"{i}번 물음" for i in range(rows)], b: [labels for i in range(rows)], c: [labels[i % 3] for i in range(rows)]},
+        mrc={a: [f"지문 {i // 4}" for i in range(rows)], "question": [f"{o} {i}?" for i in range(rows) for o in labels[:1]], b: labels[:1] * rows})
+    table = Table(dict(train=pl.DataFrame(tables[kind])), {}, licence)
+    told = dict(multiclass=b, multilabel=b, flags=f"{b},{c}", choice=c, mrc=b)[kind]
+    plan = guess(table, "multilabel" if kind == "flags" else kind, told, a)
+    place = find_place("book_mood", "me/books", output_dir="x", package=True)
+    return table, task_notebook("book_mood", plan, table, "me/books", None, place)
+
+
+def cells(nb, kind): return ["".join(o["source"]) for o in json.loads(nb)["cells"] if o["cell_type"] == kind]
+
+
+def hostile(case):
+    "Six different words made of `PIECES`, and a licence; the same of plain words, with blanks at the ends where the hostile ones have some."
+    roll = Random(case)
+    words = [f"{''.join(roll.choices(PIECES, k=roll.randint(1, 4)))}{i if roll.random() < .5 else ''}" for i in range(6)]
+    words[0] = re.sub(r"[{}\[\]:!,]", "", words[0]) # may not stand in a prompt: refused
+    words[:3] = [o.strip().replace(",", "") for o in words[:3]] # as the command line takes names
+    words = [o if words.count(o) == 1 and o.strip() else f"{o}{i}" for i, o in enumerate(words)]
+    ends = [o != pl.Series([o]).str.strip_chars()[0] for o in words]
+    plain = [f"말{i}{' ' if blank and i > 2 else ''}" for i, blank in enumerate(ends)]
+    return words, plain, "".join(roll.choices(PIECES, k=3))
+
+
+def test_a_table_is_no_code(tmp_path, monkeypatch):
+    "700 hostile tables: columns, labels and licences change the generated code in its literals only, and none of them runs."
+    monkeypatch.chdir(tmp_path)
+    untouched, kinds = TransformerManager().transform_cell, ("multiclass", "multilabel", "flags", "choice", "mrc")
+    for case in range(700):
+        kind, (words, plain, licence) = kinds[case % 5], hostile(case)
+        table, nb = notebook(kind, words, licence)
+        _, twin = notebook(kind, plain, "mit")
+        code = cells(nb, "code")
+        assert [shape(o) for o in code] == [shape(o) for o in cells(twin, "code")], (case, words)
+        assert shape(_module(nb)) == shape(_module(twin)), (case, words)
+        assert all(untouched(o) == o + "\n" for o in code), (case, words) # no magic, no shell
+        said, meant = "\n".join(cells(nb, "markdown")), "\n".join(cells(twin, "markdown"))
+        assert said.count("\n") == meant.count("\n") and not re.search(r"!\[|<\w|\x1b", said), (case, words)
+        if case % 30 == 0: execute_quietly(table, code, tmp_path)
+    assert not list(tmp_path.rglob("PLANTED"))
+
+
+def execute_quietly(table, code, folder):
+    "Run what a reader would run until the checks; a stranger's words may be refused, they may not run."
+    where = folder/"koflan_book_mood"/"samples"/"me"/"books"
+    where.mkdir(parents=True, exist_ok=True)
+    table.frames["train"].write_ndjson(where/"train.jsonl")
+    space = {"__name__": "__main__"}
+    try:
+        for text in code:
+            if not text.startswith(("test_eq(undecided", "check_task(", "export_notebook(")): exec(compile(text, "cell", "exec"), space)
+    except (KoflanError, AssertionError): pass
+    finally: REGISTRY.pop("book_mood", None)
