@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['read_lines', 'piece_counts', 'kept_pieces', 'shrink_tokenizer', 'chosen_layers', 'take_layers', 'take_pieces',
-           'load_encoder', 'save_encoder', 'shrink', 'koflan_shrink']
+           'quiet', 'load_encoder', 'save_encoder', 'unknown_share', 'shrink', 'koflan_shrink']
 
 # %% ../../nbs/model/00_shrink.ipynb #88e8d0f8
+import copy
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ def read_lines(
     "Texts of a file."
     import fsspec
     try:
-        with fsspec.open(str(path), "rt", compression="infer", encoding="utf-8") as file: texts = file.read().split("\n")
+        with fsspec.open(str(path), "rt", compression="infer", encoding="utf-8") as file: texts = file.readlines()
     except (OSError, ValueError, ImportError) as e: raise KoflanError(f"text {path}: cannot be read ({e})") from e
     texts = [o for o in map(str.strip, texts) if o]
     if not texts: raise KoflanError(f"text {path}: no line with text")
@@ -61,8 +63,9 @@ def _always(state, vocab):
     if model.get("unk_token"): keep.add(model["unk_token"])
     if model["type"] == "Unigram":
         scores = [float("inf") if piece in keep else score for piece, score in model["vocab"]]
-        keep |= {model["vocab"][int(np.argmin(scores))][0]} | ({model["vocab"][model["unk_id"]][0]} if model["unk_id"] is not None else set())
-    if "ByteLevel" in json.dumps([state["pre_tokenizer"], state["normalizer"]]): keep |= set(pre_tokenizers.ByteLevel.alphabet())
+        keep |= {model["vocab"][i][0] for i in (int(np.argmin(scores)), model["unk_id"]) if i is not None}
+    if "ByteLevel" in json.dumps([state["pre_tokenizer"], state["normalizer"]]):
+        keep |= set(pre_tokenizers.ByteLevel.alphabet())
     if model.get("byte_fallback"): keep |= {f"<0x{i:02X}>" for i in range(256)}
     return keep & set(vocab)
 
@@ -72,19 +75,19 @@ def kept_pieces(
     pieces:int|None=None, # how many of the pieces in use to keep, the most frequent first; None keeps all of them
 ) -> list: # ids in order
     "Which pieces stay: those in use, special tokens, and what they are made of."
+    if pieces is not None and pieces < 1: raise KoflanError(f"pieces {pieces}: want 1 or more")
     state, vocab = json.loads(_backend(tokenizer).to_str()), tokenizer.get_vocab()
-    if state["model"]["type"] not in ("Unigram", "WordPiece", "BPE"): raise KoflanError(f"tokenizer {state['model']['type']}: want Unigram, WordPiece or BPE")
-    keep = _always(state, vocab)
-    fixed = {vocab[o] for o in keep}
-    used = [i for i in np.lexsort((np.arange(len(counts)), -counts)).tolist() if counts[i] and i not in fixed]
-    names = {i: o for o, i in vocab.items()}
-    todo, made = list(keep) + [names[i] for i in used[:pieces]], _parts(state["model"]) if state["model"]["type"] == "BPE" else {}
-    keep = set()
+    if (kind := state["model"]["type"]) not in ("Unigram", "WordPiece", "BPE"):
+        raise KoflanError(f"tokenizer {kind}: want Unigram, WordPiece or BPE")
+    always, names = _always(state, vocab), {i: o for o, i in vocab.items()}
+    used = [names[i] for i in np.argsort(-counts, kind="stable") if counts[i]]
+    todo = [*always, *[o for o in used if o not in always][:pieces]]
+    made, kept = _parts(state["model"]) if kind == "BPE" else {}, set()
     while todo:
-        if (o := todo.pop()) in keep: continue
-        keep.add(o)
+        if (o := todo.pop()) in kept: continue
+        kept.add(o)
         for pair in made.get(o, []): todo += pair
-    return sorted(vocab[o] for o in keep)
+    return sorted(vocab[o] for o in kept)
 
 # %% ../../nbs/model/00_shrink.ipynb #9386f398
 def _processed(post, ids):
@@ -93,7 +96,8 @@ def _processed(post, ids):
     post = dict(post)
     if post["type"] == "Sequence": post["processors"] = [_processed(o, ids) for o in post["processors"]]
     if post["type"] == "TemplateProcessing":
-        post["special_tokens"] = {k: v | dict(ids=[ids[o] for o in v["tokens"]]) for k, v in post["special_tokens"].items()}
+        marks = post["special_tokens"]
+        post["special_tokens"] = {k: v | dict(ids=[ids[o] for o in v["tokens"]]) for k, v in marks.items()}
     for k in {"sep", "cls"} & set(post): post[k] = [post[k][0], ids[post[k][0]]]
     return post
 
@@ -102,7 +106,6 @@ def shrink_tokenizer(
     kept:list, # ids of the pieces to keep, of `kept_pieces`; they get the numbers 0, 1, 2...
 ): # a fast tokenizer
     "The same tokenizer with fewer pieces."
-    import copy
     from tokenizers import Tokenizer
     state, old = json.loads(_backend(tokenizer).to_str()), {i: o for o, i in tokenizer.get_vocab().items()}
     ids, model = {old[i]: n for n, i in enumerate(kept)}, state["model"]
@@ -129,7 +132,8 @@ def chosen_layers(
     if layers is None: return list(range(depth))
     try: which = [int(o) for o in str(layers).split(",")]
     except ValueError: raise KoflanError(f"layers {layers!r}: want a number, or numbers with commas") from None
-    if len(which) == 1 and 1 <= which[0] <= depth: return np.linspace(0, depth - 1, which[0]).round().astype(int).tolist()
+    if len(which) == 1 and 1 <= which[0] <= depth:
+        return np.linspace(0, depth - 1, which[0]).round().astype(int).tolist()
     if len(which) == 1 or which != sorted(set(which)) or not 0 <= which[0] <= which[-1] < depth:
         raise KoflanError(f"layers {layers!r}: the model has {depth}, numbered from 0")
     return which
@@ -143,9 +147,11 @@ def take_layers(
     from torch.nn import ModuleList
     depth = model.config.num_hidden_layers
     if which == list(range(depth)): return model
-    stack = next(((m, k) for m in model.modules() for k, o in m.named_children() if isinstance(o, ModuleList) and len(o) == depth), None)
-    if stack is None or getattr(model.config, "layer_types", None): raise KoflanError(f"{model.config.model_type}: its layers cannot be chosen")
-    setattr(*stack, ModuleList(getattr(*stack)[i] for i in which))
+    whole = lambda o: isinstance(o, ModuleList) and len(o) == depth
+    stacks = [(m, k) for m in model.modules() for k, o in m.named_children() if whole(o)]
+    if not stacks or getattr(model.config, "layer_types", None):
+        raise KoflanError(f"{model.config.model_type}: its layers cannot be chosen")
+    setattr(*stacks[0], ModuleList(getattr(*stacks[0])[i] for i in which))
     model.config.num_hidden_layers = len(which)
     return model
 
@@ -164,19 +170,28 @@ def take_pieces(
         if k.endswith("_token_id") and isinstance(v, int): setattr(model.config, k, ids.get(v))
     return model
 
+# %% ../../nbs/model/00_shrink.ipynb #806999d7
+@contextmanager
+def quiet():
+    "No bars, and no report on weights that a checkpoint lacks."
+    from transformers.utils import logging
+    level = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try: yield
+    finally: logging.set_verbosity(level)
+
 # %% ../../nbs/model/00_shrink.ipynb #810bd4a8
 def load_encoder(
     name, # a folder, or "owner/name" on the Hub
 ): # (encoder without a pooler, in the precision of its file, fast tokenizer)
     "An encoder and its tokenizer; `KoflanError` when they are not there."
     from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
-    logging.disable_progress_bar()
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try: model, tokenizer = AutoModel.from_pretrained(name, dtype="auto").eval(), AutoTokenizer.from_pretrained(name)
-    except Exception as e: raise KoflanError(f"model {name}: cannot be loaded ({type(e).__name__}: {str(e).splitlines()[0][:200]})") from e
-    finally: logging.set_verbosity(level)
+    try:
+        with quiet(): model = AutoModel.from_pretrained(name, dtype="auto").eval()
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except Exception as e:
+        raise KoflanError(f"model {name}: cannot be loaded ({type(e).__name__}: {str(e).splitlines()[0][:200]})") from e
     if getattr(model, "pooler", None) is not None: model.pooler = None
     return model, tokenizer
 
@@ -186,12 +201,25 @@ def save_encoder(
     folder, # where
 ):
     "Write a plain Hugging Face folder; tokenizer.json without white space."
-    model.save_pretrained(folder)
+    with quiet(): model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     path = Path(folder)/"tokenizer.json"
     write_text(json.dumps(json.loads(path.read_text("utf-8")), ensure_ascii=False, separators=(",", ":")), path)
 
 # %% ../../nbs/model/00_shrink.ipynb #c3a1f5aa
+def unknown_share(
+    tokenizer, # a fast tokenizer
+    texts:list, # texts
+) -> float: # share of their pieces that stand for something the tokenizer does not know
+    "How much of texts is unknown to a tokenizer."
+    counts = piece_counts(tokenizer, texts)
+    return 0. if tokenizer.unk_token_id is None else float(counts[tokenizer.unk_token_id] / counts.sum())
+
+def _size(model):
+    "How big an encoder is."
+    return dict(pieces=model.config.vocab_size, layers=model.config.num_hidden_layers,
+                parameters=model.num_parameters(), bytes=sum(o.numel() * o.element_size() for o in model.parameters()))
+
 def shrink(
     name, # a folder, or "owner/name" on the Hub
     texts:list|None, # texts whose pieces are kept; None keeps all pieces
@@ -201,26 +229,23 @@ def shrink(
 ) -> dict: # what there was and what is left: name -> (before, after)
     "Write an encoder with fewer pieces and layers."
     model, tokenizer = load_encoder(name)
-    size = lambda: sum(o.numel() * o.element_size() for o in model.parameters())
-    told = lambda: dict(pieces=len(tokenizer), layers=model.config.num_hidden_layers, parameters=model.num_parameters(), bytes=size())
-    before, lost, some = told(), {}, (texts or [])[:20_000]
-    which = chosen_layers(layers, model.config.num_hidden_layers)
-    share = lambda tok: float((c := piece_counts(tok, some))[tok.unk_token_id] / c.sum()) if tok.unk_token_id is not None else 0.
+    which, before, lost = chosen_layers(layers, model.config.num_hidden_layers), _size(model), {}
     if texts is not None:
-        counts, unknown = piece_counts(tokenizer, texts), share(tokenizer)
+        counts, unknown = piece_counts(tokenizer, texts), unknown_share(tokenizer, texts[:20_000])
         kept = kept_pieces(tokenizer, counts, pieces)
         model, tokenizer = take_pieces(model, kept), shrink_tokenizer(tokenizer, kept)
-        lost = dict(coverage=(1., float(counts[kept].sum() / counts.sum())), unknown=(unknown, share(tokenizer)))
-    take_layers(model, which)
+        coverage = float(counts[kept].sum() / counts.sum())
+        lost = dict(coverage=(1., coverage), unknown=(unknown, unknown_share(tokenizer, texts[:20_000])))
+    after = _size(take_layers(model, which))
     save_encoder(model, tokenizer, folder)
-    return {k: (v, told()[k]) for k, v in before.items()} | lost
+    return {k: (before[k], after[k]) for k in before} | lost
 
 # %% ../../nbs/model/00_shrink.ipynb #3e0eec1f
 @call_parse
 def koflan_shrink(
-    model:str, # encoder: a folder, or a name on the Hub
+    model:str, # encoder to start from: a folder, or a name on the Hub
     output_dir:str, # where the smaller encoder goes
-    text:str=None, # file whose pieces are kept, one text a line (.bz2, .gz and fsspec URLs as well); without it all pieces stay
+    text:str=None, # file whose pieces are kept, one text a line (.bz2, .gz, URLs as well); without it all pieces stay
     pieces:int=None, # pieces to keep, the most frequent first; by default all that the text uses
     layers:str=None, # layers to keep: a number ("6", evenly spread) or which ("0,2,4,7,9,11"); by default all
 ):
