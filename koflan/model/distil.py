@@ -13,10 +13,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from fastcore.basics import patch
 from fastcore.script import call_parse
-from torch.nn.functional import normalize
 
 from ..chance import Chance
 from .shrink import chosen_layers, load_encoder, read_lines, save_encoder, take_layers
@@ -80,11 +78,13 @@ def batches_of(
         end = start
     return out
 
+# %% ../../nbs/model/01_distil.ipynb #9facf6c5
 def padded(
     ids:list, # token ids of texts
     pad:int, # id of the padding token
 ) -> tuple: # (texts, width) int64 ids, bool mask
     "Texts as one batch."
+    import torch
     size = np.array([len(o) for o in ids])
     mask = np.arange(size.max()) < size[:, None]
     x = np.full(mask.shape, pad, dtype=np.int64)
@@ -94,14 +94,16 @@ def padded(
 # %% ../../nbs/model/01_distil.ipynb #1dc297a6
 def states_of(
     model, # an encoder
-    x:torch.Tensor, # (texts, width) ids
-    mask:torch.Tensor, # (texts, width) bool
+    x, # (texts, width) ids
+    mask, # (texts, width) bool
     layers:list|None=None, # after which layers, numbered from 0; None: all
-) -> torch.Tensor: # (layers, tokens, width) without padding
+): # (layers, tokens, width) without padding
     "The states of the tokens after some layers."
+    import torch
     states = model(input_ids=x, attention_mask=mask.long(), output_hidden_states=True).hidden_states[1:]
     return torch.stack([states[i][mask] for i in (range(len(states)) if layers is None else layers)])
 
+# %% ../../nbs/model/01_distil.ipynb #f225d76f
 class Taught:
     "A block of texts and the states that the teacher gives their tokens."
     def __init__(self,
@@ -119,6 +121,7 @@ class Taught:
             self.states[:, self._places(at)] = got
 
     def _places(self, at):
+        import torch
         return torch.from_numpy(np.concatenate([self.starts[i] + np.arange(self.sizes[i]) for i in at]))
 
     def batches(self, chance, purpose="texts"):
@@ -134,27 +137,31 @@ class Taught:
 WEIGHTS = dict(layers=.5, states=1., vectors=1., similar=.2)
 
 def unexplained(
-    got:torch.Tensor, # (n, ...) of the student
-    want:torch.Tensor, # the same of the teacher
-) -> torch.Tensor: # 0: the same, 1: no better than the mean
+    got, # (n, ...) of the student
+    want, # the same of the teacher
+): # 0: the same, 1: no better than the mean
     "Share of the teacher's variance that the student does not explain."
     return ((got - want)**2).sum() / ((want - want.mean(0))**2).sum().clamp_min(1e-6)
 
+# %% ../../nbs/model/01_distil.ipynb #e8415a87
 def vectors_of(
-    states:torch.Tensor, # (tokens, width)
-    mask:torch.Tensor, # (texts, width of the batch) bool
-) -> torch.Tensor: # (texts, width), of length 1
+    states, # (tokens, width)
+    mask, # (texts, width of the batch) bool
+): # (texts, width), of length 1
     "Sentence vectors: the mean over the tokens."
+    from torch.nn.functional import normalize
     laid = states.new_zeros(*mask.shape, states.shape[-1])
     laid[mask] = states
     return normalize(laid.sum(1) / mask.sum(1, keepdim=True), dim=-1)
 
+# %% ../../nbs/model/01_distil.ipynb #03956ff8
 def distil_losses(
-    got:torch.Tensor, # (layers, tokens, width) of the student
-    want:torch.Tensor, # the same of the teacher
-    mask:torch.Tensor, # (texts, width of the batch) bool
+    got, # (layers, tokens, width) of the student
+    want, # the same of the teacher
+    mask, # (texts, width of the batch) bool
 ) -> dict: # name in `WEIGHTS` -> loss
     "What the student does not yet know of a batch."
+    import torch
     each = [unexplained(a, b) for a, b in zip(got, want)]
     one, two = vectors_of(got[-1], mask), vectors_of(want[-1], mask)
     others = ~torch.eye(len(one), dtype=torch.bool, device=one.device)
@@ -178,6 +185,7 @@ def rate_at(
 # %% ../../nbs/model/01_distil.ipynb #7f5d8f0c
 BEGUN = ("layers", "max_length", "phrases", "batch_tokens", "block", "reuse", "seed") # stay the same when a run goes on
 
+# %% ../../nbs/model/01_distil.ipynb #5955bdc4
 class Distiller:
     "A student, its teacher and how far they are."
     def __init__(self,
@@ -196,6 +204,7 @@ class Distiller:
         held:int=256, # texts held back to watch the learning by
         precision:str="auto", # bf16 where the machine has it
     ):
+        import torch
         from koflan.reward import precision_for
         self.folder, self.lr, self.warmup, self.reuse = Path(folder), lr, warmup, reuse
         self.begun = dict(zip(BEGUN, (layers, max_length, phrases, batch_tokens, block, reuse, seed)))
@@ -217,13 +226,16 @@ class Distiller:
 # %% ../../nbs/model/01_distil.ipynb #2aff4098
 @patch
 def states(self:Distiller, model, x, mask, layers=None):
+    import torch
     with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
         return states_of(model, x.to(self.device), mask.to(self.device), layers).float()
 
 @patch
 def teach(self:Distiller, x, mask):
+    import torch
     with torch.inference_mode(): return self.states(self.teacher, x, mask, self.layers)
 
+# %% ../../nbs/model/01_distil.ipynb #fbf348d8
 @patch
 def losses(self:Distiller, block, at):
     "(losses, tokens) of a batch of a block."
@@ -234,6 +246,7 @@ def losses(self:Distiller, block, at):
 @patch
 def evaluate(self:Distiller) -> dict: # losses of the texts held back, by name
     "How much of the teacher the student does not explain on texts that it never saw."
+    import torch
     with torch.inference_mode(): got = [self.losses(self.held, at)[0] for at in self.held.batches(self.chance("held"))]
     return {f"held_{k}": round(float(np.mean([o[k].item() for o in got])), 4) for k in got[0]}
 
@@ -241,12 +254,13 @@ def evaluate(self:Distiller) -> dict: # losses of the texts held back, by name
 @patch
 def step(self:Distiller, block, at, rate):
     "One step of the optimizer; gives the losses."
+    from torch.nn.utils import clip_grad_norm_
     start = time.perf_counter()
     parts, tokens = self.losses(block, at)
     for group in self.optimizer.param_groups: group["lr"] = rate
     self.optimizer.zero_grad()
     sum(WEIGHTS[k] * v for k, v in parts.items()).backward()
-    torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.)
+    clip_grad_norm_(self.student.parameters(), 1.)
     self.optimizer.step()
     self.at |= dict(step=self.at["step"] + 1, batch=self.at["batch"] + 1, tokens=self.at["tokens"] + tokens)
     self.at["seconds"] += time.perf_counter() - start
@@ -261,14 +275,17 @@ def plan(self:Distiller, block):
 @patch
 def save(self:Distiller, cooling=None, name="distil.pt"):
     "Write where the run is; `cooling` is the plan (max_tokens, cooldown) while the rate falls."
+    import torch
     state = dict(model=self.student.state_dict(), optimizer=self.optimizer.state_dict(), at=self.at, cooling=cooling)
     with whole_file(self.folder/name) as tmp: torch.save(state, tmp)
     write_json(self.begun, self.folder/"distil.json")
     if name == "distil.pt": save_encoder(self.student, self.tokenizer, self.folder)
 
+# %% ../../nbs/model/01_distil.ipynb #37e57e03
 @patch
 def load(self:Distiller, plan):
     "Go on where the run is; a run that cooled down for another plan goes on from before that."
+    import torch
     if not (self.folder/"distil.pt").is_file(): return
     if (path := self.folder/"distil.json").is_file():
         was = json.loads(path.read_text("utf-8"))
@@ -281,6 +298,7 @@ def load(self:Distiller, plan):
     self.optimizer.load_state_dict(state["optimizer"])
     self.at = state["at"]
 
+# %% ../../nbs/model/01_distil.ipynb #a9a6d51e
 @patch
 def note(self:Distiller, **more):
     "One line of the learning curve, kept and shown."

@@ -25,11 +25,12 @@ def read_lines(
     import fsspec
     try:
         with fsspec.open(str(path), "rt", compression="infer", encoding="utf-8") as file: texts = file.readlines()
-    except (OSError, ValueError, ImportError) as e: raise KoflanError(f"text {path}: cannot be read ({e})") from e
+    except (OSError, ValueError, ImportError) as e: raise KoflanError(f"text {path}: cannot be read ({getattr(e, 'strerror', None) or e})") from e
     texts = [o for o in map(str.strip, texts) if o]
     if not texts: raise KoflanError(f"text {path}: no line with text")
     return texts
 
+# %% ../../nbs/model/00_shrink.ipynb #b0b00fb8
 def piece_counts(
     tokenizer, # a fast tokenizer
     texts:list, # what to count in
@@ -41,6 +42,7 @@ def piece_counts(
             counts += np.bincount(o.ids, minlength=len(counts))
     return counts
 
+# %% ../../nbs/model/00_shrink.ipynb #f13ddb61
 def _backend(tokenizer):
     "A copy of the tokenizer in Rust that neither cuts nor pads."
     from tokenizers import Tokenizer
@@ -56,6 +58,7 @@ def _parts(model):
     for a, b in model["merges"]: made.setdefault(a + b.removeprefix(inner), []).append((a, b))
     return made
 
+# %% ../../nbs/model/00_shrink.ipynb #476b21ad
 def _always(state, vocab):
     "Pieces that stay whatever texts use."
     from tokenizers import pre_tokenizers
@@ -69,6 +72,7 @@ def _always(state, vocab):
     if model.get("byte_fallback"): keep |= {f"<0x{i:02X}>" for i in range(256)}
     return keep & set(vocab)
 
+# %% ../../nbs/model/00_shrink.ipynb #ab2a738d
 def kept_pieces(
     tokenizer, # a fast tokenizer: Unigram, WordPiece or BPE
     counts:np.ndarray, # of `piece_counts`
@@ -101,6 +105,7 @@ def _processed(post, ids):
     for k in {"sep", "cls"} & set(post): post[k] = [post[k][0], ids[post[k][0]]]
     return post
 
+# %% ../../nbs/model/00_shrink.ipynb #dbfcca8e
 def shrink_tokenizer(
     tokenizer, # a fast tokenizer
     kept:list, # ids of the pieces to keep, of `kept_pieces`; they get the numbers 0, 1, 2...
@@ -155,6 +160,7 @@ def take_layers(
     model.config.num_hidden_layers = len(which)
     return model
 
+# %% ../../nbs/model/00_shrink.ipynb #25a8a384
 def take_pieces(
     model, # an encoder; it is changed
     kept:list, # ids of the pieces to keep
@@ -195,6 +201,7 @@ def load_encoder(
     if getattr(model, "pooler", None) is not None: model.pooler = None
     return model, tokenizer
 
+# %% ../../nbs/model/00_shrink.ipynb #10e47a89
 def save_encoder(
     model, # an encoder
     tokenizer, # a fast tokenizer
@@ -220,6 +227,7 @@ def _size(model):
     return dict(pieces=model.config.vocab_size, layers=model.config.num_hidden_layers,
                 parameters=model.num_parameters(), bytes=sum(o.numel() * o.element_size() for o in model.parameters()))
 
+# %% ../../nbs/model/00_shrink.ipynb #560e060f
 def shrink(
     name, # a folder, or "owner/name" on the Hub
     texts:list|None, # texts whose pieces are kept; None keeps all pieces
