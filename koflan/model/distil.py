@@ -50,18 +50,21 @@ class DistilText:
         self.held, self.order = order[:held], order[held:]
         if not len(self.order): raise KoflanError(f"text: {len(texts)} texts are too few, {held} of them are held back")
 
-    def ids(self, rows):
-        "Token ids of texts, special tokens included."
-        cut = self.chance.pick(rows, "phrase", 1 << 20) < self.phrases * (1 << 20)
-        bits = (self.chance.bits(rows, "words") >> np.uint64(16)).tolist()
-        texts = [self.texts[i][:8 * self.max_length] for i in rows]
-        texts = [phrase_of(self.texts[i], b) if c else o for i, o, c, b in zip(rows, texts, cut, bits)]
-        return self.tokenizer(texts, truncation=True, max_length=self.max_length, verbose=False)["input_ids"]
+# %% ../../nbs/model/01_distil.ipynb #d9c8b86a
+@patch
+def ids(self:DistilText, rows):
+    "Token ids of texts, special tokens included."
+    cut = self.chance.pick(rows, "phrase", 1 << 20) < self.phrases * (1 << 20)
+    bits = (self.chance.bits(rows, "words") >> np.uint64(16)).tolist()
+    texts = [self.texts[i][:8 * self.max_length] for i in rows]
+    texts = [phrase_of(self.texts[i], b) if c else o for i, o, c, b in zip(rows, texts, cut, bits)]
+    return self.tokenizer(texts, truncation=True, max_length=self.max_length, verbose=False)["input_ids"]
 
-    def block(self, n):
-        "Token ids of the texts of block `n`; after the last block the first one comes again."
-        at = n % -(-len(self.order) // self.size) * self.size
-        return self.ids(self.order[at:at + self.size])
+@patch
+def block(self:DistilText, n):
+    "Token ids of the texts of block `n`; after the last block the first one comes again."
+    at = n % -(-len(self.order) // self.size) * self.size
+    return self.ids(self.order[at:at + self.size])
 
 # %% ../../nbs/model/01_distil.ipynb #b0eaa6e6
 def batches_of(
@@ -124,14 +127,17 @@ class Taught:
         import torch
         return torch.from_numpy(np.concatenate([self.starts[i] + np.arange(self.sizes[i]) for i in at]))
 
-    def batches(self, chance, purpose="texts"):
-        "Batches in the order of chance."
-        made = batches_of(self.sizes, self.tokens, chance.bits(np.arange(len(self.ids)), purpose))
-        return [made[i] for i in np.argsort(chance.bits(np.arange(len(made)), "batches"), kind="stable")]
+# %% ../../nbs/model/01_distil.ipynb #9711c6cc
+@patch
+def batches(self:Taught, chance, purpose="texts"):
+    "Batches in the order of chance."
+    made = batches_of(self.sizes, self.tokens, chance.bits(np.arange(len(self.ids)), purpose))
+    return [made[i] for i in np.argsort(chance.bits(np.arange(len(made)), "batches"), kind="stable")]
 
-    def batch(self, at):
-        "(ids, mask, states of the teacher) of some texts."
-        return *padded([self.ids[i] for i in at], self.pad), self.states[:, self._places(at)].float()
+@patch
+def batch(self:Taught, at):
+    "(ids, mask, states of the teacher) of some texts."
+    return *padded([self.ids[i] for i in at], self.pad), self.states[:, self._places(at)].float()
 
 # %% ../../nbs/model/01_distil.ipynb #d25a7e2e
 WEIGHTS = dict(layers=.5, states=1., vectors=1., similar=.2)
@@ -220,8 +226,12 @@ class Distiller:
         self.at = dict(step=0, tokens=0, seconds=0., block=0, batch=0)
         self.held = self.taught(self.text.ids(self.text.held))
 
-    def chance(self, *name): return Chance(self.begun["seed"], "distil", "-".join(map(str, name)))
-    def taught(self, ids): return Taught(self.teach, ids, self.tokenizer.pad_token_id, self.begun["batch_tokens"])
+# %% ../../nbs/model/01_distil.ipynb #f86cbecc
+@patch
+def chance(self:Distiller, *name): return Chance(self.begun["seed"], "distil", "-".join(map(str, name)))
+
+@patch
+def taught(self:Distiller, ids): return Taught(self.teach, ids, self.tokenizer.pad_token_id, self.begun["batch_tokens"])
 
 # %% ../../nbs/model/01_distil.ipynb #2aff4098
 @patch
