@@ -16,7 +16,8 @@ from .schema import KoflanError, unknown, user_errors
 # %% ../nbs/90_koflan.ipynb #19613167
 COMMANDS = { # command -> where its function koflan_NAME is
     "tasks": "koflan.tasks.__main__", "new_task": "koflan.new_task", "generate": "koflan.generate", "verify": "koflan.verify",
-    "contamination": "koflan.contamination", "train_reward": "koflan.reward_trainer", "evaluate": "koflan.evaluate",
+    "contamination": "koflan.contamination", "shrink": "koflan.model.shrink", "distil": "koflan.model.distil",
+    "train_reward": "koflan.reward_trainer", "evaluate": "koflan.evaluate",
     "push_to_hub": "koflan.push_to_hub", "demo": "koflan.demo",
 }
 
