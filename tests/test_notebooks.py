@@ -7,7 +7,7 @@ import statistics
 from conftest import ROOT
 
 NOTEBOOKS = {p: json.loads(p.read_text(encoding="utf-8")) for p in sorted((ROOT/"nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts}
-FLOORS = ["chance", "schema", "korean", "prompts", "sources", "task", "shapes", "check", "display", "tasks", "new_task", "mixing", "store", "shards", "engines", "generate", "verify", "contamination",
+FLOORS = ["chance", "schema", "korean", "prompts", "sources", "task", "shapes", "check", "display", "tasks", "new_task", "mixing", "store", "manifest", "shards", "engines", "generate", "verify", "contamination",
           "encode", "reward", "losses", "model_card", "reward_trainer", "curves", "onnx_export", "baseline", "evaluate", "push_to_hub", "demo", "widgets"]
 
 
