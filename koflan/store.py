@@ -296,10 +296,9 @@ def lock(self:Store):
     held = _held(self)
     try:
         self.write(dict(host=gethostname(), pid=os.getpid()), LOCK)
-        yield
-    finally:
-        self.remove([LOCK])
-        held.release()
+        try: yield
+        finally: self.remove([LOCK])
+    finally: held.release()
 
 def _held(store):
     "The lock of the operating system, on a file that belongs to this folder alone; it is emptied when it is opened."
