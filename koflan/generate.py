@@ -24,7 +24,7 @@ from .chance import Chance, smallest
 from .engines import ENGINES, Work, make_pool, run
 from .mixing import duplicates, hold_out, quotas, rates, read_weights
 from .schema import KoflanError, as_markdown, features, printable, unknown, user_errors
-from .manifest import DEDUP, FORMATS, HOLDOUT, MANIFEST, noted, read_holdout
+from .manifest import DEDUP, FORMATS, HOLDOUT, MANIFEST, note_name, noted, read_holdout, torn
 from .shards import Job, build_part, digest, entries_of, join, open_job, open_task, read_survey, survey
 from .sources import SAMPLES, SPLITS, find_mirror, forbids
 from .store import Store
@@ -316,10 +316,12 @@ def _sweep(store, entries, course):
 
 def _finish(store, course, holdout=None):
     entries = _entries(store)
-    if holdout: store.write(holdout, HOLDOUT)
+    store.settle([o for e in entries for o in (e["file"], note_name(e["recipe"]["split"], e["recipe"]["task"]))])
+    if holdout: store.write(holdout, HOLDOUT, lasting=True)
     if entries:
-        store.write(dict(koflan=koflan.__version__) | (dict(holdout=holdout) if holdout else {}) | dict(files=entries), MANIFEST)
-        store.write(card(entries, holdout), "README.md")
+        made = dict(koflan=koflan.__version__) | (dict(holdout=holdout) if holdout else {})
+        store.write(made | dict(files=entries), MANIFEST, lasting=True)
+        store.write(card(entries, holdout), "README.md", lasting=True)
     _sweep(store, entries, course)
 
 # %% ../nbs/30_generate.ipynb #115f3dec
@@ -397,9 +399,10 @@ def generate(
     store = Store(output_dir if "://" in str(output_dir) else Path(output_dir).absolute())
     base = dict(seed=seed, cap=cap, allow_no_input=allow_no_input, allow_no_negative=allow_no_negative)
     mirror = "samples" if place == SAMPLES else place and str(place.absolute())
-    with store.lock():
+    with store.lock() as died:
         for o in (*SPLITS, ".koflan/parts", ".koflan/survey"): store.path(o) # a symlink is refused before anything is built
         store.tidy()
+        if died: store.remove(torn(store))
         kept, held = _hold(store, classes, holdout)
         jobs = [Job(cls, o, store.url, mirror, _options(kept, o, base, format, max_shard_rows, dedup, mixed)) for cls, o in plan(kept, splits)]
         _one_format(store, jobs)

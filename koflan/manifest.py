@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST', 'DEEP', 'WIDE', 'MANIFEST', 'HOLDOUT', 'FORMATS', 'DEDUP', 'FILE', 'OPTIONS', 'PART', 'ENTRY', 'RECIPE',
            'SOURCE', 'CLEANED', 'MORE', 'LEFT_OUT', 'parse', 'file_names', 'fault', 'read_manifest', 'unknown_options',
-           'note_name', 'read_note', 'noted', 'read_part', 'read_counts', 'read_holdout', 'load_records']
+           'note_name', 'read_note', 'noted', 'torn', 'read_part', 'read_counts', 'read_holdout', 'load_records']
 
 # %% ../nbs/27_manifest.ipynb #e49e43a0
 import json
@@ -162,6 +162,13 @@ def noted(
     there = set(store.names())
     found = [re.fullmatch(rf"\.koflan/({'|'.join(SPLITS)})\.(\w+)\.json", o) for o in sorted(there)]
     return [o for m in found if m and (o := read_note(store, *m.groups())) and all(e["file"] in there for e in o)]
+
+def torn(
+    store:Store, # a data folder
+) -> list: # paths of notes
+    "Notes whose files are not what they say, as after a power cut."
+    odd = [o for o in noted(store) if any(store.sha(e["file"]) != e["sha256"] for e in o)]
+    return [note_name(o[0]["recipe"]["split"], o[0]["recipe"]["task"]) for o in odd]
 
 # %% ../nbs/27_manifest.ipynb #20d1f50b
 def read_part(

@@ -209,19 +209,20 @@ def sync(
     path, # a file or a folder
 ):
     "Have the disk hold what was written; where a file system cannot (some network folders), nothing happens."
-    at = os.open(path, os.O_RDONLY)
+    try: at = os.open(path, os.O_RDONLY)
+    except OSError: return
     try: os.fsync(at)
     except OSError: pass
     finally: os.close(at)
 
 # %% ../nbs/00_schema.ipynb #f15755c4
-def _made(folder):
-    "Make a folder and those above it that are missing, and have the disk know of them."
+def _made(folder, lasting):
+    "Make a folder and those above it that are missing."
     if os.path.isdir(folder): return
     above = os.path.dirname(os.path.abspath(folder))
-    _made(above)
+    _made(above, lasting)
     os.makedirs(folder, exist_ok=True)
-    sync(above)
+    if lasting: sync(above)
 
 @contextmanager
 def whole_file(
@@ -230,7 +231,7 @@ def whole_file(
 ):
     "A temporary path beside `path` that takes its place when the block ends well, and is gone when it does not."
     folder, name = os.path.split(path)
-    if folder: _made(folder)
+    if folder: _made(folder, lasting)
     tmp = Path(folder, f".{name}.{uuid4().hex[:16]}.tmp")
     try:
         yield tmp

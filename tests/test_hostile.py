@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from koflan.contamination import koflan_contamination
 from koflan.generate import koflan_generate
 from koflan.manifest import load_records
 from koflan.schema import KoflanError
-from koflan.shards import recipe
+from koflan.shards import Job, build_part
 from koflan.task import find_tasks
 from koflan.verify import koflan_verify
 
@@ -69,31 +70,24 @@ def test_a_manifest_that_names_files_outside(file, folder, capsys):
     assert ours(folder) == before and not (folder.parent/"clean").exists()
 
 
-def test_a_note_that_names_files_outside(folder, capsys):
-    "The notes of a whole split and of its parts."
-    change(folder/".koflan"/"train.nsmc.json", lambda o: o[0].update(file="../ours/victim.jsonl"))
+def test_a_note_that_names_files_outside(folder, data, capsys):
+    "Its recipe and sha256 are right: the file outside would stand for the split, and the split's own would be swept away."
+    outside = dict(file="../ours/victim.jsonl", sha256=sha256(SECRET.encode()).hexdigest())
+    change(folder/".koflan"/"train.nsmc.json", lambda o: o[0].update(outside))
     before = ours(folder)
     assert generate(folder, capsys)[0] == 0
-    assert [e["file"] for e in json.loads((folder/"manifest.json").read_text())["files"] if "victim" in e["file"]] == []
-    assert ours(folder) == before
+    assert ours(folder) == before and files(folder) == files(data)
 
 
 def test_a_part_that_names_files_outside(folder, data, capsys):
-    "Its key and sha256 are right; it was made to have the file outside joined, then taken away."
-    from hashlib import sha256
-
-    from koflan.shards import digest
+    "Its key and sha256 are right: the file outside would be joined, then taken away."
     options = dict(seed=0, cap=None, allow_no_input=False, allow_no_negative=False, max_shard_rows=1000)
-    cls = find_tasks("nsmc")[0]
-    key = digest([recipe(cls, "train", "samples", **options), 0, 25, None])
-    part = dict(name="../ours/victim.jsonl", key=key, rows=25, kept=1, dropped={}, sha256=sha256(SECRET.encode()).hexdigest())
-    there = folder/".koflan"/"parts"/"train.nsmc"
-    there.mkdir(parents=True)
-    (there/"0000000000-0000000025.jsonl").write_text("x")
-    (there/"0000000000-0000000025.jsonl.json").write_text(json.dumps(part))
+    job = Job(find_tasks("nsmc")[0], "train", str(folder), "samples", options)
+    note = Path(build_part(job, job.recipe, 0, 25)["name"] + ".json")
+    change(folder/note, lambda o: o.update(name="../ours/victim.jsonl"))
     before = ours(folder)
     assert generate(folder, capsys, splits="train", max_shard_rows=1000)[0] == 0
-    assert ours(folder) == before and "비밀" not in (folder/"train"/"nsmc-00000-of-00001.jsonl").read_text(encoding="utf-8")
+    assert ours(folder) == before and not (folder/note).exists()
     assert (folder/"train"/"nsmc-00000-of-00001.jsonl").read_bytes() == (data/"train"/"nsmc.jsonl").read_bytes()
 
 
@@ -203,3 +197,13 @@ def test_nohup_stays(tmp_path):
               "with user_errors('koflan_x'): os.kill(os.getpid(), signal.SIGHUP); print('still there')")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN), env=os.environ)
     assert (done.returncode, done.stdout) == (0, "still there\n")
+
+
+def test_a_power_cut(folder, data, capsys):
+    "Before the manifest was written: the notes are there, a file is empty, and the lock says that the build died."
+    (folder/"test"/"kobest_copa.jsonl").write_bytes(b"")
+    (folder/".koflan"/"lock.json").write_text("{}")
+    assert generate(folder, capsys)[0] == 0
+    assert "test/kobest_copa.jsonl" not in {e["file"] for e in json.loads((folder/"manifest.json").read_text())["files"]}
+    assert generate(folder, capsys, tasks="kobest_copa")[0] == 0
+    assert files(folder) == files(data)
