@@ -32,7 +32,8 @@ class Fault(NamedTuple):
         plain = lambda o: json.dumps(o, ensure_ascii=False, default=str)
         row = [f"row: {plain(self.row)[:1200]}"] if self.row else []
         mend = [f"change: {self.mend}"] if self.mend else []
-        return printable("\n      ".join([self.text, *row, *(f"record: {plain(o)}" for o in self.records), *mend]), lines=True)
+        return printable("\n      ".join([self.text, *row, *(f"record: {plain(o)}" for o in self.records), *mend]),
+                         lines=True)
 
 # %% ../nbs/06_check.ipynb #87a20737
 class CheckError(KoflanError):

@@ -330,4 +330,6 @@ def koflan_contamination(
         done = seen.drop(drop) if drop else []
         print(printable(seen.report(rows, show), lines=True))
         each = [(e["recipe"]["task"], f"{e['kept']:,}", *(f"{e['dropped'].get(o, 0):,}" for o in REASONS)) for e in done]
-        if done: print("\n".join([f"\ntrain records left in {printable(drop)}:", *_lines([("task", "kept", *REASONS), *each], 1)]))
+        if done:
+            print("\n".join([f"\ntrain records left in {printable(drop)}:",
+                             *_lines([("task", "kept", *REASONS), *each], 1)]))

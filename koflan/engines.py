@@ -128,7 +128,7 @@ class Processes:
         self.pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/29_engines.ipynb #7005501b
-AWAKE = .5 # seconds of sleep at most; a signal that another thread took (Polars sees to that for Ctrl-C) is heeded in between
+AWAKE = .5 # seconds of sleep at most; Polars has Ctrl-C not wake this thread, so that it is heeded in between
 
 def _outcome(future):
     try: return future.result()

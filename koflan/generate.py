@@ -294,7 +294,8 @@ def card(
 ) -> str: # Markdown with YAML front matter
     "The dataset card of a data folder."
     rows = [f"| {e['recipe']['task']} | {e['kind']} | {e['recipe']['split']} | {e['kept']:,} | "
-            f"{_linked(e['recipe']['source']['repo'])} | {as_markdown(e['recipe']['source']['licence'])} |" for e in by_split(entries)]
+            f"{_linked(e['recipe']['source']['repo'])} | {as_markdown(e['recipe']['source']['licence'])} |"
+            for e in by_split(entries)]
     warning = f"\n> **공개 주의**: {', '.join(closed(entries))}의 원본은 2차 저작이나 영리 이용을 허락하지 않거나 사용 허가가 알려져 있지 않습니다.\n" if closed(entries) else ""
     return "\n".join([_front(entries), "# koflan 지시문 데이터", warning,
         f"[koflan](https://github.com/koflan/koflan) {koflan.__version__}으로 만든 레코드입니다. 한 줄은 지시문, 입력, 맞는 답들, 틀린 답들입니다.",
@@ -304,7 +305,8 @@ def card(
 # %% ../nbs/30_generate.ipynb #b1fae96c
 def _entries(store):
     "What all notes say, those of other builds too."
-    return sorted((e for o in noted(store) for e in o), key=lambda e: (SPLITS.index(e["recipe"]["split"]), e["recipe"]["task"], e["file"]))
+    return sorted((e for o in noted(store) for e in o), key=lambda e: (SPLITS.index(e["recipe"]["split"]),
+                                                                       e["recipe"]["task"], e["file"]))
 
 # %% ../nbs/30_generate.ipynb #a7a7cf9e
 def _sweep(store, entries, course):
@@ -400,7 +402,8 @@ def generate(
     base = dict(seed=seed, cap=cap, allow_no_input=allow_no_input, allow_no_negative=allow_no_negative)
     mirror = "samples" if place == SAMPLES else place and str(place.absolute())
     with store.lock() as died:
-        for o in (*SPLITS, ".koflan/parts", ".koflan/survey"): store.path(o) # a symlink is refused before anything is built
+        for o in (*SPLITS, ".koflan/parts", ".koflan/survey"):
+            store.path(o) # a symlink is refused before anything is built
         store.tidy()
         if died: store.remove(torn(store))
         kept, held = _hold(store, classes, holdout)
@@ -466,8 +469,10 @@ def koflan_generate(
         done, failed, missing = generate(tasks, output_dir, splits, max_instance_per_task, seed, num_proc, hub_mirror, allow_no_input, allow_no_negative, format,
                                          max_shard_rows, mixing, mixing_rate_max, total, weights, dedup, holdout, engine, ray_address, shard_rows)
         print(printable(summary(done), lines=True))
-    for (name, split), why in sorted(missing.items()): print(f"koflan_generate: {name} {split} is not there: {printable(why)}", file=sys.stderr)
-    for (name, split), why in sorted(failed.items()): print(f"koflan_generate: {name} {split} failed: {printable(why)}", file=sys.stderr)
+    for (name, split), why in sorted(missing.items()):
+        print(f"koflan_generate: {name} {split} is not there: {printable(why)}", file=sys.stderr)
+    for (name, split), why in sorted(failed.items()):
+        print(f"koflan_generate: {name} {split} failed: {printable(why)}", file=sys.stderr)
     if held := read_holdout(Store(output_dir)):
         print(f"koflan_generate: held out ({printable(held['what'])}): {', '.join(held['left_out'])}", file=sys.stderr)
     if failed or not done: raise SystemExit(1)

@@ -35,7 +35,8 @@ def _plain(o, level=0):
     if level > DEEP: raise ValueError("nested too deep")
     if isinstance(o, str) and re.search(r"[\0\ud800-\udfff]", o): raise ValueError(f"{short(o)} is no text")
     if isinstance(o, (int, float)) and not -WIDE < o < WIDE: raise ValueError("a number that is too large")
-    for inner in (*o, *o.values()) if isinstance(o, dict) else o if isinstance(o, list) else (): _plain(inner, level + 1)
+    for inner in (*o, *o.values()) if isinstance(o, dict) else o if isinstance(o, list) else ():
+        _plain(inner, level + 1)
 
 def parse(
     data:bytes, # JSON
@@ -48,7 +49,8 @@ def parse(
     return held
 
 # %% ../nbs/27_manifest.ipynb #fcb9b274
-MANIFEST, HOLDOUT, FORMATS, DEDUP = "manifest.json", ".koflan/holdout.json", ("jsonl", "parquet"), ("none", "task", "all")
+MANIFEST, HOLDOUT, FORMATS, DEDUP = "manifest.json", ".koflan/holdout.json", ("jsonl", "parquet"), ("none", "task",
+                                                                                                    "all")
 FILE = re.compile(rf"({'|'.join(SPLITS)})/(\w+)(?:-\d{{5,}}-of-\d{{5,}})?\.({'|'.join(FORMATS)})") # split, task, format
 
 def file_names(
@@ -72,16 +74,21 @@ def _number(o): return type(o) in (int, float) and math.isfinite(o) and o >= 0
 def _sha(o): return _text(o) and bool(re.fullmatch(r"[0-9a-f]{64}", o))
 def _of(key, value): return lambda o: isinstance(o, dict) and all(key(k) and value(v) for k, v in o.items())
 def _in(known): return lambda o: _text(o) and o in known
-def _keys(**rules): return lambda o: isinstance(o, dict) and o.keys() == rules.keys() and all(rule(o[k]) for k, rule in rules.items())
+def _keys(**rules):
+    return lambda o: isinstance(o, dict) and o.keys() == rules.keys() and all(rule(o[k]) for k, rule in rules.items())
 
 # %% ../nbs/27_manifest.ipynb #fe00c2f9
-OPTIONS = dict(seed=lambda o: type(o) is int, cap=_maybe, allow_no_input=_flag, allow_no_negative=_flag, format=_in(FORMATS), max_shard_rows=_some, dedup=_in(DEDUP),
-               mixing=_keys(how=_in(("proportional",)), rate_max=_maybe, total=_maybe, weights=_of(_name, _number)), among=_of(_name, _text), holdout=_text)
+OPTIONS = dict(seed=lambda o: type(o) is int, cap=_maybe, allow_no_input=_flag, allow_no_negative=_flag,
+               format=_in(FORMATS), max_shard_rows=_some, dedup=_in(DEDUP),
+               mixing=_keys(how=_in(("proportional",)), rate_max=_maybe, total=_maybe, weights=_of(_name, _number)),
+               among=_of(_name, _text), holdout=_text)
 PART = dict(rows=_count, kept=_count, dropped=_of(lambda o: _text(o) and o.isprintable(), _count), sha256=_sha)
 ENTRY = dict(file=_text, kind=_in(KINDS)) | PART | dict(recipe=_of(_text, lambda o: True))
-RECIPE = dict(task=_name, split=_in(SPLITS), source=_of(_text, lambda o: True), options=_of(_text, lambda o: True), koflan=_text)
+RECIPE = dict(task=_name, split=_in(SPLITS), source=_of(_text, lambda o: True), options=_of(_text, lambda o: True),
+              koflan=_text)
 SOURCE = dict(repo=_text, licence=_text, place=_text)
-CLEANED = dict(sha256=_sha, splits=lambda o: isinstance(o, list) and all(map(_in(SPLITS), o)), near=_number, min_chars=_count, by=_text)
+CLEANED = dict(sha256=_sha, splits=lambda o: isinstance(o, list) and all(map(_in(SPLITS), o)), near=_number,
+               min_chars=_count, by=_text)
 MORE = dict(rate=_number, quota=_count, cleaned=_keys(**CLEANED)) # what an entry may have besides
 
 # %% ../nbs/27_manifest.ipynb #85623498
@@ -91,7 +98,8 @@ def _wrong(held, needed, more=()):
     for k, rule in needed.items():
         if k not in held: return f"has no {k!r}"
         if not rule(held[k]): return f"says {k} is {short(held[k])}"
-    return next((f"says {k} is {short(held[k])}" for k, rule in dict(more).items() if k in held and not rule(held[k])), None)
+    return next((f"says {k} is {short(held[k])}" for k, rule in dict(more).items() if k in held and not rule(held[k])),
+                None)
 
 def fault(
     entry, # anything
@@ -99,9 +107,12 @@ def fault(
     "What is wrong with an entry of a manifest."
     if said := _wrong(entry, ENTRY, MORE): return said
     made = entry["recipe"]
-    if said := _wrong(made, RECIPE) or _wrong(made["source"], SOURCE) or _wrong(made["options"], {}, OPTIONS): return said
-    if not (name := FILE.fullmatch(entry["file"])) or not proper(entry["file"]): return f"is called {short(entry['file'])}; want SPLIT/TASK.jsonl or .parquet"
-    return None if name.groups()[:2] == (made["split"], made["task"]) else f"is called {short(entry['file'])}, but is {made['split']} of {short(made['task'])}"
+    if said := _wrong(made, RECIPE) or _wrong(made["source"], SOURCE) or _wrong(made["options"], {}, OPTIONS):
+        return said
+    if not (name := FILE.fullmatch(entry["file"])) or not proper(entry["file"]):
+        return f"is called {short(entry['file'])}; want SPLIT/TASK.jsonl or .parquet"
+    return None if name.groups()[:2] == (made["split"],
+                                         made["task"]) else f"is called {short(entry['file'])}, but is {made['split']} of {short(made['task'])}"
 
 # %% ../nbs/27_manifest.ipynb #4019cd35
 def read_manifest(
@@ -112,12 +123,15 @@ def read_manifest(
     if (data := store.read(MANIFEST, MOST + 1)) is None: raise KoflanError(f"{MANIFEST}: missing")
     try: held = parse(data)
     except ValueError as e: raise KoflanError(f"{MANIFEST}: not readable ({e})") from e
-    if not isinstance(held, dict) or not isinstance(held.get("files"), list): raise KoflanError(f"{MANIFEST}: no list of files")
+    if not isinstance(held, dict) or not isinstance(held.get("files"), list):
+        raise KoflanError(f"{MANIFEST}: no list of files")
     for i, e in enumerate(held["files"]):
         if said := fault(e): raise KoflanError(f"{MANIFEST}: file {i} {said}")
-    if len({e["file"] for e in held["files"]}) < len(held["files"]): raise KoflanError(f"{MANIFEST}: a file stands twice")
+    if len({e["file"] for e in held["files"]}) < len(held["files"]):
+        raise KoflanError(f"{MANIFEST}: a file stands twice")
     if said := _wrong(held, {}, dict(koflan=_text)): raise KoflanError(f"{MANIFEST} {said}")
-    if "holdout" in held and (said := _wrong(held["holdout"], LEFT_OUT)): raise KoflanError(f"{MANIFEST}: holdout {said}")
+    if "holdout" in held and (said := _wrong(held["holdout"], LEFT_OUT)):
+        raise KoflanError(f"{MANIFEST}: holdout {said}")
     return held
 
 LEFT_OUT = dict(what=_text, left_out=_of(_name, _text)) # of what was held out
@@ -215,7 +229,8 @@ def _loaded(name, split):
     local = Path(name).is_dir()
     with TemporaryDirectory() as tmp:
         try: held = datasets.load_dataset(name, **(dict(cache_dir=tmp, keep_in_memory=True) if local else {}))
-        except Exception as e: raise KoflanError(f"dataset {name}: not to be read ({type(e).__name__}: {str(e).splitlines()[0]})") from e
+        except Exception as e:
+            raise KoflanError(f"dataset {name}: not to be read ({type(e).__name__}: {str(e).splitlines()[0]})") from e
         if split not in held: raise KoflanError(f"dataset {name}: {unknown('split', split, held)}")
         return pl.from_arrow(held[split].with_format("arrow")[:])
 
@@ -228,11 +243,14 @@ def load_records(
     if not (url or Path(name).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", name)):
         raise KoflanError(f"dataset {name}: no such folder, and not a name on the Hub (owner/name)")
     df = _built(Store(name), split) if url or os.path.lexists(f"{name}/{MANIFEST}") else _loaded(name, split)
-    if missing := [o for o in RECORD if o not in df.columns]: raise KoflanError(f"dataset {name}: no column {missing[0]!r}; there is: {', '.join(df.columns)}")
+    if missing := [o for o in RECORD if o not in df.columns]:
+        raise KoflanError(f"dataset {name}: no column {missing[0]!r}; there is: {', '.join(df.columns)}")
     try: df = df.select(pl.col(o).cast(t) for o, t in SCHEMA.items() if o in df.columns)
     except pl.exceptions.PolarsError as e: raise KoflanError(f"dataset {name}: {str(e).splitlines()[0]}") from e
     for col in map(df.get_column, (o for o in (*RECORD, "task") if o in df.columns)):
-        if (null := _null(col)).any(): raise KoflanError(f"dataset {name}: {col.name!r} is null in row {null.arg_max()} of {split}")
+        if (null := _null(col)).any():
+            raise KoflanError(f"dataset {name}: {col.name!r} is null in row {null.arg_max()} of {split}")
     return df
 
-def _null(col): return col.is_null() | col.list.eval(pl.element().is_null()).list.any().fill_null(False) if col.dtype == pl.List else col.is_null()
+def _null(col):
+    return col.is_null() | col.list.eval(pl.element().is_null()).list.any().fill_null(False) if col.dtype == pl.List else col.is_null()

@@ -65,7 +65,8 @@ def _weights(path, held):
     if bad := [o for o in held if o not in ("tasks", "clusters")]: raise KoflanError(f"{path}: {unknown('key', bad[0], ('tasks', 'clusters'))}")
     for kind, of in held.items():
         if not isinstance(of or {}, dict): raise KoflanError(f"{path}: {kind} is {short(of)}; want names and weights")
-        for name, o in (of or {}).items(): _check_weight(short(name) if not isinstance(name, str) else name, o, f"{path}: ")
+        for name, o in (of or {}).items():
+            _check_weight(short(name) if not isinstance(name, str) else name, o, f"{path}: ")
     return {str(k): o for k, o in (held.get("tasks") or {}).items()}, held.get("clusters") or {}
 
 # %% ../nbs/27_mixing.ipynb #7b5e662c

@@ -215,7 +215,8 @@ def _texts(what, values):
 
 # %% ../nbs/02_prompts.ipynb #2f4a2438
 def _wordings(answers):
-    if odd := [o for o in answers if printable(o, lines=True) != str(o)]: raise PromptError(f"label {odd[0]!r}: {UNSEEN}")
+    if odd := [o for o in answers if printable(o, lines=True) != str(o)]:
+        raise PromptError(f"label {odd[0]!r}: {UNSEEN}")
     out = {label: _texts(f"answer for {label!r}", words) for label, words in answers.items()}
     if len(set(map(len, out.values()))) > 1:
         raise PromptError(f"every label needs as many wordings as the others: { {k: len(v) for k, v in out.items()} }")

@@ -36,7 +36,8 @@ def printable(
     lines:bool=False, # do tab and line feed stay?
 ) -> str: # nothing in it acts upon a terminal
     "Text with control characters, turned directions and half surrogate pairs written as escapes."
-    return re.sub(f"[{_ACTS}]" if lines else f"[{_ACTS}\t\n]", lambda m: m[0].encode("unicode_escape").decode(), str(text))
+    acts = f"[{_ACTS}]" if lines else f"[{_ACTS}\t\n]"
+    return re.sub(acts, lambda m: m[0].encode("unicode_escape").decode(), str(text))
 
 # %% ../nbs/00_schema.ipynb #e8a4bf20
 def as_markdown(
@@ -51,7 +52,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stoppable():
-    "SIGTERM and SIGHUP raise `Stopped` in the block, where nobody else heeds or ignores them; a second one ends the process at once."
+    "SIGTERM and SIGHUP raise `Stopped` in the block, unless others heed or ignore them; a second one ends the process."
     def stop(number, _):
         signal.signal(number, signal.SIG_DFL)
         raise Stopped(number)
@@ -68,7 +69,7 @@ def user_errors(
     prog:str, # the name of the command
     code:int=2, # exit code
 ):
-    "Print a `KoflanError` as one line and leave with an exit code; with 1 where nobody reads (`| head`), with 128 and its number after a signal."
+    "Print a `KoflanError` as one line and leave; with 1 where nobody reads (`| head`), with 128 + N after signal N."
     try:
         try:
             with stoppable(): yield

@@ -192,7 +192,8 @@ def entries_of(
     "What was built before, if that is what would be built now."
     store = Store(job.out)
     old = read_note(store, job.split, job.cls.name)
-    if not old or [e["file"] for e in old] != job.files(len(old) if "max_shard_rows" in job.options else None): return None
+    if not old or [e["file"] for e in old] != job.files(len(old) if "max_shard_rows" in job.options else None):
+        return None
     if any(e["recipe"] != (made or job.recipe) for e in old): return None
     return old if all(store.sha(e["file"]) == e["sha256"] for e in old) else None
 
@@ -389,8 +390,10 @@ def read_survey(
     except KoflanError: raise
     except (ValueError, OSError, EOFError, LookupError, RuntimeError, MemoryError, BadZipFile, zlib.error): return None
     kinds = [(o.shape, o.dtype) for o in (numbers, *keys)]
-    if not counts or len(keys) == 1 or kinds != [((len(numbers),), o) for o in (np.int64, np.uint64, np.uint64)][:len(kinds)]: return None
-    return Survey(counts["rows"], counts["dropped"], numbers, pl.DataFrame(dict(zip(("exact", "normal"), keys))) if keys else None)
+    if not counts or len(keys) == 1 or kinds != [((len(numbers),), o) for o in (np.int64, np.uint64, np.uint64)][:len(kinds)]:
+        return None
+    return Survey(counts["rows"], counts["dropped"], numbers, pl.DataFrame(dict(zip(("exact", "normal"), keys))) if keys
+                  else None)
 
 # %% ../nbs/28_shards.ipynb #968ad924
 def survey(

@@ -79,7 +79,7 @@ class Store:
         self.url = str(url)
         self.here = self.disk = None if "://" in self.url else Path(self.url)
         if self.here is None: self.fs, self.root = _file_system(self.url)
-        if self.here is None and "file" in self.fs.protocol: self.disk = Path(self.root) # a folder of this computer after all
+        if self.here is None and "file" in self.fs.protocol: self.disk = Path(self.root) # on this computer
 
     def __repr__(self): return self.url
 
@@ -109,7 +109,7 @@ def path(self:Store,
         try: mode = os.lstat(at).st_mode
         except (FileNotFoundError, NotADirectoryError): break
         if not (S_ISREG(mode) or S_ISDIR(mode)):
-            raise KoflanError(f"{at}: a symlink or device, which koflan does not follow inside a data folder (cp -rL makes a copy without)")
+            raise KoflanError(f"{at}: a symlink or device, which koflan follows in no data folder (cp -rL copies what it points to)")
     return self.here/name if self.here else f"{self.root}/{name}"
 
 # %% ../nbs/26_store.ipynb #9ec1d161
@@ -172,7 +172,8 @@ def _of_file(store, name, what):
     except (FileNotFoundError, NotADirectoryError): return None
     except KoflanError: raise
     except Exception as e:
-        if isinstance(e, OSError) and store.here: raise KoflanError(f"{store.here/name}: not readable ({e.strerror})") from e
+        if isinstance(e, OSError) and store.here:
+            raise KoflanError(f"{store.here/name}: not readable ({e.strerror})") from e
         raise _refused(store, "read", e) from e
 
 def _refused(store, what, e):
@@ -254,7 +255,8 @@ def settle(self:Store,
     "Have the disk hold files that were written, and the folders that they are in."
     if not self.disk: return
     with ThreadPoolExecutor(16) as pool: list(pool.map(sync, map(self.disk.joinpath, names)))
-    for o in {p for name in names for p in (self.disk/name).parents if p.is_relative_to(self.disk)} | {self.disk.absolute().parent}: sync(o)
+    inside = {p for name in names for p in (self.disk/name).parents if p.is_relative_to(self.disk)}
+    for o in (*inside, self.disk.absolute().parent): sync(o)
 
 # %% ../nbs/26_store.ipynb #cccfbcb9
 LOCK = ".koflan/lock.json" # the note of who is building
@@ -316,7 +318,8 @@ def _held(store):
     at = store.path(".koflan/lock")
     try:
         at.parent.mkdir(parents=True, exist_ok=True)
-        if at.exists() and os.lstat(at).st_nlink > 1: raise KoflanError(f"{at}: a hard link to a file elsewhere; take it away")
+        if at.exists() and os.lstat(at).st_nlink > 1:
+            raise KoflanError(f"{at}: a hard link to a file elsewhere; take it away")
         held = FileLock(at)
         held.acquire(blocking=False)
     except Timeout: raise _busy(store, _owner(store)) from None
@@ -327,5 +330,6 @@ def _held(store):
 @patch
 def tidy(self:Store):
     "Take away temporary files of builds that died; only while holding the lock."
-    if self.here: self.remove([o for o in self.names() if proper(o) and Path(o).name.startswith(".") and o.endswith(".tmp")])
+    if self.here:
+        self.remove([o for o in self.names() if proper(o) and Path(o).name.startswith(".") and o.endswith(".tmp")])
     else: self.remove(self.names(".koflan/tmp"))

@@ -50,8 +50,10 @@ def card_files(
     "The files that a card names; `KoflanError` when its YAML is broken."
     try:
         head = yaml.safe_load(text.split("---\n")[1])
-        return {(f"{o['split']}", f"{path}") for config in head["configs"] for o in config["data_files"] for path in o["path"]}
-    except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as e: raise KoflanError("README.md: no list of files in its YAML") from e
+        return {(f"{o['split']}", f"{path}") for config in head["configs"] for o in config["data_files"]
+                for path in o["path"]}
+    except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as e:
+        raise KoflanError("README.md: no list of files in its YAML") from e
 
 def _card_differs(store, held):
     data, entries = store.read("README.md"), held["files"]
@@ -144,7 +146,9 @@ def rebuild(
     with TemporaryDirectory() as tmp:
         try: made, failed, missing = generate(output_dir=tmp, mirror=_place(entries[0], mirror), num_proc=num_proc, progress=False, **arguments(entries[0]["recipe"]))
         except KoflanError as e: failed = {(o["recipe"]["task"], o["recipe"]["split"]): str(e).splitlines()[0] for o in entries}
-        except (Exception, PanicException) as e: failed = {(o["recipe"]["task"], o["recipe"]["split"]): f"{type(e).__name__}: {e}" for o in entries} # shall not hide the others
+        except (Exception, PanicException) as e:
+            failed = {(o["recipe"]["task"], o["recipe"]["split"]): f"{type(e).__name__}: {e}"
+                      for o in entries} # shall not hide the others
         again, why = {e["file"]: e for e in made}, failed | missing
         out = [o for e in entries for o in _compare(e, again.get(e["file"]), Store(folder), Store(tmp), why.get((e["recipe"]["task"], e["recipe"]["split"])))]
     names, there = {(e["recipe"]["task"], e["recipe"]["split"]) for e in entries}, {e["file"] for e in entries}

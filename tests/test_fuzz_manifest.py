@@ -22,18 +22,25 @@ from koflan.verify import arguments, verify
 
 CASES = settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 SPLITS = dict(splits="train", max_shard_rows=99) # what is built over the notes
-NASTY = ["../ours/victim.jsonl", "train/../../ours/victim.jsonl", "/etc/passwd", "..", ".", "", "train", "train/nsmc.jsonl", "test/nsmc.jsonl", r"train\nsmc.jsonl", "C:/x", "train/nsmc.jsonl\0", "\ud800",
-         "\x1b[2J", "a\nb", "*", "{x}", "samples", "parquet", "all", "proportional", "127.0.0.1:9", "0" * 64, "가" * 300, "nsmc", "cluster:nli", "task:*", "__class__"]
-leaf = st.one_of(st.none(), st.booleans(), st.integers(), st.sampled_from([0, -1, 10**40, 1 << 63]), st.floats(), st.text(max_size=20), st.sampled_from(NASTY))
-value = st.recursive(leaf, lambda o: st.lists(o, max_size=3) | st.dictionaries(st.text(max_size=9) | st.sampled_from(NASTY), o, max_size=3), max_leaves=9)
-KEYS = ["file", "recipe", "options", "seed", "cap", "mixing", "among", "weights", "dedup", "format", "source", "repo", "licence", "place", "task", "split", "kind", "rows", "kept", "dropped", "sha256", "koflan",
-        "files", "holdout", "what", "left_out", "cleaned", "rate", "key", "name", "engine", "ray_address", "output_dir", "mirror", "pid", "host", "beat", "who"]
+NASTY = ["../ours/victim.jsonl", "train/../../ours/victim.jsonl", "/etc/passwd", "..", ".", "", "train",
+         "train/nsmc.jsonl", "test/nsmc.jsonl", r"train\nsmc.jsonl", "C:/x", "train/nsmc.jsonl\0", "\ud800",
+         "\x1b[2J", "a\nb", "*", "{x}", "samples", "parquet", "all", "proportional", "127.0.0.1:9", "0" * 64, "가" * 300,
+         "nsmc", "cluster:nli", "task:*", "__class__"]
+leaf = st.one_of(st.none(), st.booleans(), st.integers(), st.sampled_from([0, -1, 10**40, 1 << 63]), st.floats(),
+                 st.text(max_size=20), st.sampled_from(NASTY))
+value = st.recursive(leaf, lambda o: st.lists(o,
+                                              max_size=3) | st.dictionaries(st.text(max_size=9) | st.sampled_from(NASTY), o, max_size=3), max_leaves=9)
+KEYS = ["file", "recipe", "options", "seed", "cap", "mixing", "among", "weights", "dedup", "format", "source", "repo",
+        "licence", "place", "task", "split", "kind", "rows", "kept", "dropped", "sha256", "koflan",
+        "files", "holdout", "what", "left_out", "cleaned", "rate", "key", "name", "engine", "ray_address", "output_dir",
+        "mirror", "pid", "host", "beat", "who"]
 
 
 def places(o, path=()):
     "Every place in a JSON value."
     yield path
-    for k, v in o.items() if isinstance(o, dict) else enumerate(o) if isinstance(o, list) else (): yield from places(v, (*path, k))
+    for k, v in o.items() if isinstance(o, dict) else enumerate(o) if isinstance(o, list) else ():
+        yield from places(v, (*path, k))
 
 
 @st.composite
@@ -48,17 +55,20 @@ def spoilt(draw, held):
         if how == "change": inside[last] = draw(value)
         elif how == "drop" and above: del inside[last]
         elif isinstance(inside[last], dict): inside[last][draw(st.sampled_from(KEYS))] = draw(value)
-        elif isinstance(inside[last], list): inside[last].append(draw(value) if how == "add" or not inside[last] else inside[last][0])
+        elif isinstance(inside[last], list):
+            inside[last].append(draw(value) if how == "add" or not inside[last] else inside[last][0])
         held = box[0]
     data = json.dumps(held).encode()
     if draw(st.booleans()) or not data: return data
     at = draw(st.integers(0, len(data) - 1))
-    return draw(st.sampled_from([data[:at], data[:at] + draw(st.binary(max_size=3)) + data[at + 1:], b"[" * 5000, data.replace(b"{", b'{"a": NaN, ', 1), b"\xff\xfe" + data, data]))
+    return draw(st.sampled_from([data[:at], data[:at] + draw(st.binary(max_size=3)) + data[at + 1:], b"[" * 5000,
+                                 data.replace(b"{", b'{"a": NaN, ', 1), b"\xff\xfe" + data, data]))
 
 
 def outside(folder):
     "All that is beside the data folder."
-    return {str(o): o.read_bytes() if o.is_file() else None for o in sorted(folder.parent.rglob("*")) if folder not in (o, *o.parents)}
+    return {str(o): o.read_bytes() if o.is_file() else None for o in sorted(folder.parent.rglob("*"))
+            if folder not in (o, *o.parents)}
 
 
 def one_line(do):
@@ -104,7 +114,8 @@ def test_manifests(honest):
         assert held or said
         for e in (held or dict(files=[]))["files"]:
             assert (folder/e["file"]).resolve().is_relative_to(folder.resolve())
-            assert arguments(e["recipe"]).keys() <= {"tasks", "splits", "mixing_rate_max", "total", "weights", *OPTIONS} - {"among"}
+            assert arguments(e["recipe"]).keys() <= {"tasks", "splits", "mixing_rate_max", "total", "weights",
+                                                     *OPTIONS} - {"among"}
         assert outside(folder) == before
 
     with TemporaryDirectory() as d, mock("os.fsync"):
@@ -114,7 +125,8 @@ def test_manifests(honest):
 
 
 def test_notes(honest):
-    notes = {str(o.relative_to(honest/"data")): json.loads(o.read_text()) for o in (honest/"data"/".koflan").rglob("*.json")}
+    notes = {str(o.relative_to(honest/"data")): json.loads(o.read_text())
+             for o in (honest/"data"/".koflan").rglob("*.json")}
     assert len(notes) == 8, notes.keys()
 
     @CASES
@@ -143,7 +155,8 @@ def test_surveys(honest):
     right, job = at.read_bytes(), Job(find_tasks("nsmc")[0], "train", str(honest/"data"), "samples", dict(seed=0))
 
     @CASES
-    @given(st.lists(st.tuples(st.integers(0, len(right) - 1), st.integers(0, 9), st.binary(max_size=9)), min_size=1, max_size=3))
+    @given(st.lists(st.tuples(st.integers(0, len(right) - 1), st.integers(0, 9), st.binary(max_size=9)), min_size=1,
+                    max_size=3))
     def check(changes):
         data = right
         for i, n, new in changes: data = data[:i] + new + data[i + n:]

@@ -91,7 +91,8 @@ def test_a_part_that_names_files_outside(folder, data, capsys):
     assert (folder/"train"/"nsmc-00000-of-00001.jsonl").read_bytes() == (data/"train"/"nsmc.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("name", [".koflan", "train", ".koflan/parts", ".koflan/survey", ".koflan/lock", ".koflan/lock.json", "manifest.json", "README.md", "train/nsmc.jsonl",
+@pytest.mark.parametrize("name", [".koflan", "train", ".koflan/parts", ".koflan/survey", ".koflan/lock",
+                                  ".koflan/lock.json", "manifest.json", "README.md", "train/nsmc.jsonl",
                                   ".koflan/train.nsmc.json", ".koflan/holdout.json"])
 def test_links(name, folder, capsys):
     "A folder or a file that is a link: one line, and what it points to stays as it is."
@@ -120,7 +121,8 @@ def test_the_named_folder_may_be_a_link(folder, capsys):
 
 def test_a_manifest_does_not_choose_where_and_how(folder, capsys):
     "No Ray cluster is sought, no file opened as weights, nothing written elsewhere."
-    strange = dict(engine="ray", ray_address="127.0.0.1:9", output_dir=str(folder.parent/"ours"), mirror="/etc", num_proc=64, progress=True)
+    strange = dict(engine="ray", ray_address="127.0.0.1:9", output_dir=str(folder.parent/"ours"), mirror="/etc",
+                   num_proc=64, progress=True)
     change(folder/"manifest.json", lambda o: [e["recipe"]["options"].update(strange) for e in o["files"]])
     before = ours(folder)
     code, out, said = run(koflan_verify, capsys, folder=str(folder))
@@ -129,13 +131,16 @@ def test_a_manifest_does_not_choose_where_and_how(folder, capsys):
     assert "cannot be built again" not in out and "Ray" not in out.replace("ray_address", "")
 
     mixing = dict(how="proportional", rate_max=9, total=None, weights="/etc/passwd")
-    change(folder/"manifest.json", lambda o: o["files"][0]["recipe"].update(options=dict(seed=0, cap=None, mixing=mixing)))
+    change(folder/"manifest.json", lambda o: o["files"][0]["recipe"].update(options=dict(seed=0, cap=None,
+                                                                                         mixing=mixing)))
     code, out, _ = run(koflan_verify, capsys, folder=str(folder))
     assert code == 1 and "file 0 says mixing is" in out and "root:" not in out
 
 
-BROKEN = [b"", b"[]", b"3", b'{"what": 3}', b'{"what": "task:nsmc"}', b'{"what": "task:nsmc", "left_out": [1]}', b"[" * 99_999, b"\xff\xfe", b'{"what": NaN}', b'{"what": 1e999}',
-          b'{"what": "task:nsmc", "what": "", "left_out": {}}', rb'{"what": "\ud800", "left_out": {}}', rb'{"what": "task:\u0000", "left_out": {}}', b"9" * 5000]
+BROKEN = [b"", b"[]", b"3", b'{"what": 3}', b'{"what": "task:nsmc"}', b'{"what": "task:nsmc", "left_out": [1]}',
+          b"[" * 99_999, b"\xff\xfe", b'{"what": NaN}', b'{"what": 1e999}',
+          b'{"what": "task:nsmc", "what": "", "left_out": {}}', rb'{"what": "\ud800", "left_out": {}}',
+          rb'{"what": "task:\u0000", "left_out": {}}', b"9" * 5000]
 
 
 @pytest.mark.parametrize("held", BROKEN, ids=range(len(BROKEN)))
@@ -151,7 +156,8 @@ def test_nothing_acts_on_the_terminal(folder, capsys):
     "ESC in the manifest, in rows and in names of files."
     change(folder/"manifest.json", lambda o: o["files"][0]["recipe"]["source"].update(licence="\x1b[2J\nkoflan_verify: data: all is right"))
     (folder/"\x1b]0;x\x07").write_text("")
-    lines = [json.loads(o) | dict(input="\x1b[31m 같은 글이 여기에도 저기에도 있습니다", id="\x1b[A") for o in (folder/"test"/"nsmc.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(o) | dict(input="\x1b[31m 같은 글이 여기에도 저기에도 있습니다", id="\x1b[A")
+             for o in (folder/"test"/"nsmc.jsonl").read_text(encoding="utf-8").splitlines()]
     for split in ("train", "test"): (folder/split/"nsmc.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
     code, out, _ = run(koflan_verify, capsys, folder=str(folder))
     assert code == 1 and "\x1b" not in out and r"\x1b]0;x\x07: the manifest does not know this file" in out and "\nkoflan_verify: data: all is right" not in out
@@ -166,7 +172,8 @@ def children(pid):
     return [int(o) for o in out] + [o for child in out for o in children(child)]
 
 
-def gone(pid): return not Path(f"/proc/{pid}").exists() or Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] == "Z"
+def gone(pid):
+    return not Path(f"/proc/{pid}").exists() or Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] == "Z"
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
@@ -179,7 +186,8 @@ def test_signals(number, code, proc, tmp_path):
               "koflan.task.Task.stream = koflan.task.Task.together = slow\n"
               f"if __name__ == '__main__': koflan_generate('nsmc,kobest_copa', hub_mirror='samples', output_dir={str(tmp_path/'data')!r}, num_proc={proc})")
     (tmp_path/"slow.py").write_text(script)
-    p = subprocess.Popen([sys.executable, tmp_path/"slow.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    p = subprocess.Popen([sys.executable, tmp_path/"slow.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                         text=True, start_new_session=True)
     assert p.stdout.readline() == "at work\n"
     workers, started = children(p.pid), time.time()
     assert (tmp_path/"data"/".koflan"/"lock.json").exists() and (len(workers) > 1) == (proc > 1)
@@ -195,7 +203,8 @@ def test_nohup_stays(tmp_path):
     "Who has asked for SIGHUP to be ignored keeps the build."
     script = ("import os, signal, sys\nfrom koflan.schema import user_errors\n"
               "with user_errors('koflan_x'): os.kill(os.getpid(), signal.SIGHUP); print('still there')")
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN), env=os.environ)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
+                          preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN), env=os.environ)
     assert (done.returncode, done.stdout) == (0, "still there\n")
 
 
@@ -204,6 +213,7 @@ def test_a_power_cut(folder, data, capsys):
     (folder/"test"/"kobest_copa.jsonl").write_bytes(b"")
     (folder/".koflan"/"lock.json").write_text("{}")
     assert generate(folder, capsys)[0] == 0
-    assert "test/kobest_copa.jsonl" not in {e["file"] for e in json.loads((folder/"manifest.json").read_text())["files"]}
+    assert "test/kobest_copa.jsonl" not in {e["file"]
+                                            for e in json.loads((folder/"manifest.json").read_text())["files"]}
     assert generate(folder, capsys, tasks="kobest_copa")[0] == 0
     assert files(folder) == files(data)
