@@ -22,7 +22,8 @@ from .chance import mix
 from .generate import card
 from .korean import normal_form_expr
 from .manifest import read_manifest
-from .schema import KoflanError, printable, sync, unknown, user_errors, whole_file, write_json, write_records, write_text
+from .schema import KoflanError, printable, sync, unknown, user_errors
+from .schema import whole_file, write_json, write_records, write_text
 from .sources import SPLITS
 from .task import find_tasks
 from .store import Store, file_sha
@@ -274,7 +275,8 @@ def marks(self:Overlaps) -> pl.DataFrame: # file, row, level
 def _cleaned(self:Overlaps, at, entry, out):
     "Write a train file without its marked records; its new entry."
     own = self.marked.filter(pl.col("file") == at)
-    kept = Store(self.folder).records(entry["file"]).with_row_index("_at").filter(~pl.col("_at").is_in(own["row"].implode())).drop("_at")
+    kept = Store(self.folder).records(entry["file"]).with_row_index("_at")
+    kept = kept.filter(~pl.col("_at").is_in(own["row"].implode())).drop("_at")
     counts = {REASONS[i]: int((own["level"] == i).sum()) for i in range(len(LEVELS))}
     new = entry | dict(kept=len(kept), dropped=entry["dropped"] | {k: n for k, n in counts.items() if n})
     if not len(kept): return new | dict(sha256=None)

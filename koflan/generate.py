@@ -285,7 +285,9 @@ def _linked(repo):
 def _left_out(holdout):
     if not holdout: return ""
     rows = [f"| {k} | {as_markdown(why)} |" for k, why in sorted(holdout["left_out"].items())]
-    return "\n".join([f"\n## 빼 둔 태스크\n\n`--holdout {printable(holdout['what'].replace('`', ''))}`: 아래 태스크의 레코드는 이 데이터에 없습니다.\n", "| 태스크 | 까닭 |", "|---|---|", *rows, ""])
+    said = printable(holdout["what"].replace("`", ""))
+    head = f"\n## 빼 둔 태스크\n\n`--holdout {said}`: 아래 태스크의 레코드는 이 데이터에 없습니다.\n"
+    return "\n".join([head, "| 태스크 | 까닭 |", "|---|---|", *rows, ""])
 
 # %% ../nbs/30_generate.ipynb #fbc4b210
 def card(
@@ -305,8 +307,8 @@ def card(
 # %% ../nbs/30_generate.ipynb #b1fae96c
 def _entries(store):
     "What all notes say, those of other builds too."
-    return sorted((e for o in noted(store) for e in o), key=lambda e: (SPLITS.index(e["recipe"]["split"]),
-                                                                       e["recipe"]["task"], e["file"]))
+    order = lambda e: (SPLITS.index(e["recipe"]["split"]), e["recipe"]["task"], e["file"])
+    return sorted((e for o in noted(store) for e in o), key=order)
 
 # %% ../nbs/30_generate.ipynb #a7a7cf9e
 def _sweep(store, entries, course):

@@ -49,8 +49,8 @@ def parse(
     return held
 
 # %% ../nbs/27_manifest.ipynb #fcb9b274
-MANIFEST, HOLDOUT, FORMATS, DEDUP = "manifest.json", ".koflan/holdout.json", ("jsonl", "parquet"), ("none", "task",
-                                                                                                    "all")
+MANIFEST, HOLDOUT = "manifest.json", ".koflan/holdout.json"
+FORMATS, DEDUP = ("jsonl", "parquet"), ("none", "task", "all") # of records; where a text may not stand twice
 FILE = re.compile(rf"({'|'.join(SPLITS)})/(\w+)(?:-\d{{5,}}-of-\d{{5,}})?\.({'|'.join(FORMATS)})") # split, task, format
 
 def file_names(
@@ -111,8 +111,8 @@ def fault(
         return said
     if not (name := FILE.fullmatch(entry["file"])) or not proper(entry["file"]):
         return f"is called {short(entry['file'])}; want SPLIT/TASK.jsonl or .parquet"
-    return None if name.groups()[:2] == (made["split"],
-                                         made["task"]) else f"is called {short(entry['file'])}, but is {made['split']} of {short(made['task'])}"
+    if name.groups()[:2] == (made["split"], made["task"]): return None
+    return f"is called {short(entry['file'])}, but is {made['split']} of {short(made['task'])}"
 
 # %% ../nbs/27_manifest.ipynb #4019cd35
 def read_manifest(
@@ -223,7 +223,7 @@ def _built(store, split):
     return pl.concat([store.records(e["file"]) for e in entries if e["recipe"]["split"] == split], how="diagonal")
 
 def _loaded(name, split):
-    "Anything else that `datasets` can load. A folder gets a cache of its own, since `datasets` knows folders by their names only."
+    "Anything else that `datasets` can load. A folder gets a cache of its own: `datasets` knows folders by name only."
     import datasets
     if not sys.stderr.isatty(): datasets.disable_progress_bars()
     local = Path(name).is_dir()
@@ -253,4 +253,5 @@ def load_records(
     return df
 
 def _null(col):
-    return col.is_null() | col.list.eval(pl.element().is_null()).list.any().fill_null(False) if col.dtype == pl.List else col.is_null()
+    inside = col.list.eval(pl.element().is_null()).list.any().fill_null(False) if col.dtype == pl.List else False
+    return col.is_null() | inside

@@ -389,11 +389,10 @@ def read_survey(
         numbers, *keys = [held[k] for k in ("numbers", "exact", "normal") if k in held]
     except KoflanError: raise
     except (ValueError, OSError, EOFError, LookupError, RuntimeError, MemoryError, BadZipFile, zlib.error): return None
-    kinds = [(o.shape, o.dtype) for o in (numbers, *keys)]
-    if not counts or len(keys) == 1 or kinds != [((len(numbers),), o) for o in (np.int64, np.uint64, np.uint64)][:len(kinds)]:
-        return None
-    return Survey(counts["rows"], counts["dropped"], numbers, pl.DataFrame(dict(zip(("exact", "normal"), keys))) if keys
-                  else None)
+    kinds, right = [(o.shape, o.dtype) for o in (numbers, *keys)], [np.int64, np.uint64, np.uint64]
+    if not counts or len(keys) == 1 or kinds != [((len(numbers),), o) for o in right[:len(kinds)]]: return None
+    keys = pl.DataFrame(dict(zip(("exact", "normal"), keys))) if keys else None
+    return Survey(counts["rows"], counts["dropped"], numbers, keys)
 
 # %% ../nbs/28_shards.ipynb #968ad924
 def survey(

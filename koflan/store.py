@@ -109,7 +109,7 @@ def path(self:Store,
         try: mode = os.lstat(at).st_mode
         except (FileNotFoundError, NotADirectoryError): break
         if not (S_ISREG(mode) or S_ISDIR(mode)):
-            raise KoflanError(f"{at}: a symlink or device, which koflan follows in no data folder (cp -rL copies what it points to)")
+            raise KoflanError(f"{at}: a symlink or device; koflan follows none in a data folder (cp -rL copies what is there)")
     return self.here/name if self.here else f"{self.root}/{name}"
 
 # %% ../nbs/26_store.ipynb #9ec1d161

@@ -1,4 +1,4 @@
-"Manifests and notes of any shape: a right answer or one line, never a traceback, and never anything outside the folder."
+"Manifests and notes of any shape: a right answer or one line, never a traceback, and nothing outside the folder."
 import json
 import shutil
 from contextlib import redirect_stderr
@@ -28,8 +28,8 @@ NASTY = ["../ours/victim.jsonl", "train/../../ours/victim.jsonl", "/etc/passwd",
          "nsmc", "cluster:nli", "task:*", "__class__"]
 leaf = st.one_of(st.none(), st.booleans(), st.integers(), st.sampled_from([0, -1, 10**40, 1 << 63]), st.floats(),
                  st.text(max_size=20), st.sampled_from(NASTY))
-value = st.recursive(leaf, lambda o: st.lists(o,
-                                              max_size=3) | st.dictionaries(st.text(max_size=9) | st.sampled_from(NASTY), o, max_size=3), max_leaves=9)
+key = st.text(max_size=9) | st.sampled_from(NASTY)
+value = st.recursive(leaf, lambda o: st.lists(o, max_size=3) | st.dictionaries(key, o, max_size=3), max_leaves=9)
 KEYS = ["file", "recipe", "options", "seed", "cap", "mixing", "among", "weights", "dedup", "format", "source", "repo",
         "licence", "place", "task", "split", "kind", "rows", "kept", "dropped", "sha256", "koflan",
         "files", "holdout", "what", "left_out", "cleaned", "rate", "key", "name", "engine", "ray_address", "output_dir",
