@@ -18,7 +18,7 @@ from koflan.chance import Chance, smallest
 from koflan.generate import generate
 from koflan.reward import Scorer, learn_tokenizer, tiny_electra
 from koflan.reward_trainer import RewardArguments, RewardData, RewardTrainer
-from koflan.schema import load_records
+from koflan.manifest import load_records
 
 
 def capped(df, n): return df.filter(pl.int_range(pl.len()).over("task") < n)

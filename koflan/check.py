@@ -15,7 +15,7 @@ from typing import NamedTuple
 import polars as pl
 
 from .prompts import check_fields, lint
-from .schema import KoflanError, problems
+from .schema import KoflanError, printable, problems
 from .sources import SAMPLES
 from .task import REGISTRY, Task, in_notebook
 
@@ -31,7 +31,9 @@ class Fault(NamedTuple):
     def __str__(self):
         plain = lambda o: json.dumps(o, ensure_ascii=False, default=str)
         row = [f"row: {plain(self.row)[:1200]}"] if self.row else []
-        return "\n      ".join([self.text, *row, *(f"record: {plain(o)}" for o in self.records), *([f"change: {self.mend}"] if self.mend else [])])
+        mend = [f"change: {self.mend}"] if self.mend else []
+        return printable("\n      ".join([self.text, *row, *(f"record: {plain(o)}" for o in self.records), *mend]),
+                         lines=True)
 
 # %% ../nbs/06_check.ipynb #87a20737
 class CheckError(KoflanError):

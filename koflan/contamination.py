@@ -21,11 +21,13 @@ from .chance import mix
 from .commands import command
 from .generate import card
 from .korean import normal_form_expr
-from .schema import KoflanError, read_records, unknown, user_errors, whole_file, write_json, write_records, write_text
+from .manifest import read_manifest
+from .schema import KoflanError, printable, sync, unknown, user_errors
+from .schema import whole_file, write_json, write_records, write_text
 from .sources import SPLITS
 from .task import find_tasks
-from .store import file_sha
-from .verify import check_sums, read_manifest
+from .store import Store, file_sha
+from .verify import check_sums
 
 # %% ../nbs/32_contamination.ipynb #2c6907c8
 def _pattern(template):
@@ -59,9 +61,9 @@ def source_texts(
 BY = ("input", "field")
 COLUMNS = dict(file=pl.Int64, row=pl.Int64, task=pl.String, id=pl.String, text=pl.String, norm=pl.String)
 
-def _texts(path, entry, at, by):
+def _texts(store, entry, at, by):
     "The texts of one file, with the number of the file and of the row."
-    df, task = read_records(path), entry["recipe"]["task"]
+    df, task = store.records(entry["file"]), entry["recipe"]["task"]
     texts = source_texts(df["input"], task)
     name = df["id"] if "id" in df.columns else pl.Series(f"{entry['file']}:{i}" for i in range(len(df)))
     out = pl.DataFrame(dict(file=[at] * len(df), row=range(len(df)), task=[task] * len(df), id=name, text=texts.list.join("\n") if by == "input" else texts))
@@ -76,7 +78,7 @@ def texts_of(
 ) -> pl.DataFrame: # `COLUMNS`; records without an input have no text
     "The texts to compare."
     if by not in BY: raise KoflanError(unknown("way to compare (by)", by, BY))
-    got = [_texts(Path(folder)/e["file"], e, i, by) for i, e in enumerate(held["files"]) if e["recipe"]["split"] in splits]
+    got = [_texts(Store(folder), e, i, by) for i, e in enumerate(held["files"]) if e["recipe"]["split"] in splits]
     return pl.concat(got) if got else pl.DataFrame(schema=COLUMNS)
 
 # %% ../nbs/32_contamination.ipynb #6c7d6753
@@ -217,7 +219,7 @@ def _lines(rows, left):
     w = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     return ["  ".join(f"{o:<{n}}" if i < left else f"{o:>{n}}" for i, (o, n) in enumerate(zip(r, w))).rstrip() for r in rows]
 
-def _cut(text, most=60): return (t := " ".join(text.split()))[:most] + ("…" if len(t) > most else "")
+def _cut(text, most=60): return printable((t := " ".join(text.split()))[:most]) + ("…" if len(t) > most else "")
 
 @patch
 def examples(self:Overlaps,
@@ -228,7 +230,8 @@ def examples(self:Overlaps,
     "Matched pairs to look at: the longest of each level."
     of = self.found.filter(pl.col("train_task") == train_task, pl.col("test_task") == test_task)
     of = of.sort("level", pl.col("test_text").str.len_chars(), descending=[False, True], maintain_order=True).unique("level", keep="first", maintain_order=True).head(n)
-    line = lambda r: f"  {LEVELS[r['level']]} {r['similarity']:.2f}\n    {r['test_id']}: {_cut(r['test_text'])}\n    {r['train_id']}: {_cut(r['train_text'])}"
+    text = lambda r, side: f"{printable(r[f'{side}_id'])}: {_cut(r[f'{side}_text'])}"
+    line = lambda r: f"  {LEVELS[r['level']]} {r['similarity']:.2f}\n    {text(r, 'test')}\n    {text(r, 'train')}"
     return [line(r) for r in of.iter_rows(named=True)]
 
 # %% ../nbs/32_contamination.ipynb #6a445c7d
@@ -272,7 +275,8 @@ def marks(self:Overlaps) -> pl.DataFrame: # file, row, level
 def _cleaned(self:Overlaps, at, entry, out):
     "Write a train file without its marked records; its new entry."
     own = self.marked.filter(pl.col("file") == at)
-    kept = read_records(self.folder/entry["file"]).with_row_index("_at").filter(~pl.col("_at").is_in(own["row"].implode())).drop("_at")
+    kept = Store(self.folder).records(entry["file"]).with_row_index("_at")
+    kept = kept.filter(~pl.col("_at").is_in(own["row"].implode())).drop("_at")
     counts = {REASONS[i]: int((own["level"] == i).sum()) for i in range(len(LEVELS))}
     new = entry | dict(kept=len(kept), dropped=entry["dropped"] | {k: n for k, n in counts.items() if n})
     if not len(kept): return new | dict(sha256=None)
@@ -280,7 +284,7 @@ def _cleaned(self:Overlaps, at, entry, out):
     return new | dict(sha256=file_sha(write_records(kept, out/entry["file"])), cleaned=dict(sha256=entry["sha256"], **self.options))
 
 def _copied(folder, entry, out):
-    with whole_file(out/entry["file"]) as tmp: shutil.copyfile(folder/entry["file"], tmp)
+    with whole_file(out/entry["file"]) as tmp: shutil.copyfile(Store(folder).path(entry["file"]), tmp)
     return entry
 
 # %% ../nbs/32_contamination.ipynb #105175db
@@ -302,6 +306,7 @@ def drop(self:Overlaps,
             write_json(self.held | dict(files=left), new/"manifest.json")
             write_text(card(left, self.held.get("holdout")), new/"README.md")
             os.replace(new, out)
+            sync(out.absolute().parent)
     except OSError as e: raise KoflanError(f"{out}: cannot write there ({e.strerror})") from e
     return [e for e in done if e["recipe"]["split"] == "train"]
 
@@ -325,6 +330,8 @@ def koflan_contamination(
         if csv: seen.write_csv(csv)
         if matches: seen.write_csv(matches, "matches")
         done = seen.drop(drop) if drop else []
-        print(seen.report(rows, show))
+        print(printable(seen.report(rows, show), lines=True))
         each = [(e["recipe"]["task"], f"{e['kept']:,}", *(f"{e['dropped'].get(o, 0):,}" for o in REASONS)) for e in done]
-        if done: print("\n".join([f"\ntrain records left in {drop}:", *_lines([("task", "kept", *REASONS), *each], 1)]))
+        if done:
+            print("\n".join([f"\ntrain records left in {printable(drop)}:",
+                             *_lines([("task", "kept", *REASONS), *each], 1)]))

@@ -18,7 +18,7 @@ def _step(text): print(f"\n== {text}", flush=True)
 
 def _ranked(model, data, split):
     "Lines that rank the answers of the first record of a split."
-    from koflan.schema import load_records
+    from koflan.manifest import load_records
     row = load_records(data, split).row(0, named=True)
     ranks = model.rank(row["instruction"], row["input"], sorted(row["positives"] + row["negatives"]))
     return [f"[{row['id']}] {row['instruction']}", f"  {row['input'][:200]}", *(f"  {o.score:+.3f}  {'○' if o.answer in row['positives'] else '×'} {o.answer}" for o in ranks)]
@@ -39,7 +39,7 @@ def demo(
     "Samples -> data -> tiny model -> table -> one ranked example."
     from koflan.evaluate import evaluate
     from koflan.reward import RewardModel
-    from koflan.schema import load_records
+    from koflan.manifest import load_records
     folder = Path(folder)
     _step("1. data from the packaged samples")
     done, failed, _ = generate(tasks, folder/"data", splits="train,test", mirror="samples")

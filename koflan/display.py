@@ -19,7 +19,7 @@ from fastcore.basics import patch
 
 from .check import CheckError, Fault
 from .korean import tidy
-from .schema import RECORD, KoflanError
+from .schema import RECORD, KoflanError, printable
 from .task import Task, find_tasks
 
 # %% ../nbs/07_display.ipynb #61d62123
@@ -67,7 +67,8 @@ class Shown:
 
     def __repr__(self):
         line = lambda r: f"{r['instruction']}\n  {r['input']}\n  + {' | '.join(r['positives'])}\n  - {' | '.join(r['negatives'])}"
-        return "\n\n".join(line(r) + (f"\n  ({told})" if (told := told_how(self.task, r)) else "") for r in self.records)
+        how = lambda r: f"\n  ({told})" if (told := told_how(self.task, r)) else ""
+        return printable("\n\n".join(line(r) + how(r) for r in self.records), lines=True)
 
     def __len__(self): return len(self.records)
 
@@ -238,7 +239,7 @@ def __repr__(self:Card):
     for split, c in self.counts.items():
         labels = ", ".join(f"{k} {n:,}" for k, n in c.labels.items())
         out.append(f"  {split}: {c.rows:,}행 → 레코드 {c.records:,}개" + (f" (버린 행: {_reasons(c.dropped)})" if c.dropped else "") + (f"; {labels}" if labels else ""))
-    return "\n".join([*out, *(f"  {k}: {why}" for k, why in self.missing.items())])
+    return printable("\n".join([*out, *(f"  {k}: {why}" for k, why in self.missing.items())]), lines=True)
 
 def _reasons(dropped): return ", ".join(f"{k} {n:,}" for k, n in dropped.items())
 

@@ -152,7 +152,7 @@ def tokens(self:Encoder,
     flat = np.fromiter(chain.from_iterable(ids), np.int32)
     starts = np.cumsum([0, *map(len, ids)])
     if path:
-        with whole_file(path) as tmp, open(tmp, "wb") as out: np.savez(out, flat=flat, starts=starts)
+        with whole_file(path, lasting=False) as tmp, open(tmp, "wb") as out: np.savez(out, flat=flat, starts=starts)
     return flat, starts
 
 def encode_records(

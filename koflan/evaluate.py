@@ -15,7 +15,8 @@ import polars as pl
 from .baseline import BASELINES, baselines
 from .commands import command
 from .reward import TALLY, RewardModel, as_text, by_task
-from .schema import KoflanError, load_records, user_errors, whole_file
+from .manifest import load_records
+from .schema import KoflanError, user_errors, whole_file
 
 # %% ../nbs/50_evaluate.ipynb #e0a1c845
 def wilson(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from .manifest import MANIFEST, read_manifest
 from .store import Store
 
 # %% ../nbs/41_model_card.ipynb #502d2b51
@@ -31,7 +32,7 @@ def command_of(
 # %% ../nbs/41_model_card.ipynb #d5d3d69c
 def _manifest(dataset, split):
     "What the manifest of a built folder says of a split: (task, records, source, licence) for each task."
-    files = (Store(dataset).read_json("manifest.json") or dict(files=[]))["files"]
+    files = read_manifest(dataset)["files"] if Store(dataset).read(MANIFEST, 1) is not None else []
     return [(o["recipe"]["task"], o["kept"], o["recipe"]["source"]["repo"], o["recipe"]["source"]["licence"]) for o in files if o["file"].startswith(f"{split}/")]
 
 def _table(head, rows):

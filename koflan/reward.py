@@ -22,7 +22,7 @@ from fastcore.basics import patch
 from tqdm import tqdm
 
 from .encode import Encoder, collate, collate_packed, encode_records
-from .schema import KoflanError
+from .schema import KoflanError, printable
 
 # %% ../nbs/41_reward.ipynb #a0b62b32
 def learn_tokenizer(
@@ -460,7 +460,8 @@ def as_text(
 ) -> str: # lines
     "A table of results to print."
     head = f"{'task':<24}{'n':>8}{'top-1':>8}{'pairwise':>10}{'random':>8}{'loss':>8}"
-    line = lambda r: f"{r['task']:<24}{r['n']:>8,}{r['top1']:>8.3f}{r['pairwise']:>10.3f}{r['chance']:>8.3f}{r['loss']:>8.3f}"
+    numbers = lambda r: f"{r['n']:>8,}{r['top1']:>8.3f}{r['pairwise']:>10.3f}{r['chance']:>8.3f}{r['loss']:>8.3f}"
+    line = lambda r: f"{printable(r['task']):<24}{numbers(r)}"
     return "\n".join([head, *map(line, table.to_dicts())])
 
 # %% ../nbs/41_reward.ipynb #c9bab2d1

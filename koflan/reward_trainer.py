@@ -29,7 +29,8 @@ from .encode import encode_records, token_cache
 from .losses import LOSSES, grid, losses_of
 from .model_card import reward_card
 from .reward import RewardModel, Scorer, as_text, by_task, learn_tokenizer, load_checkpoint, precision_for, tally, tiny_electra
-from .schema import KoflanError, load_records, unknown, user_errors, write_json, write_text
+from .manifest import load_records
+from .schema import KoflanError, unknown, user_errors, write_json, write_text
 
 # %% ../nbs/42_reward_trainer.ipynb #33b8c704
 def _opt(default, help, **kw): return field(default=default, metadata=dict(help=help) | kw)

@@ -121,7 +121,7 @@ def test_scores_depend_on_nothing_else(scoring, tokenizer):
 def test_bf16_ranks_as_fp32(data, tmp_path):
     "A trained model: the same order of answers for 99 of 100 prompts, scores within 2e-2."
     from koflan.reward import RewardModel
-    from koflan.schema import load_records
+    from koflan.manifest import load_records
     from koflan.task import find_tasks
     train(data, tmp_path/"run", "--scoring", "packed", "--num_train_epochs", 12, "--learning_rate", 2e-3, "--save_strategy", "no")
     tasks = find_tasks(",".join(load_records(data, "train")["task"].unique()))

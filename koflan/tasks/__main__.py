@@ -8,7 +8,7 @@ __all__ = ['listing', 'details', 'sample', 'gallery', 'koflan_tasks']
 # %% ../../nbs/tasks/01_main.ipynb #bd6df63b
 from ..commands import command
 from ..display import Shown
-from ..schema import user_errors
+from ..schema import printable, user_errors
 from ..sources import MissingSplit
 from ..task import find_tasks
 
@@ -61,6 +61,7 @@ def koflan_tasks(
     "List the tasks and describe them."
     with user_errors("koflan_tasks"):
         classes = find_tasks(tasks)
-        if markdown: print(gallery(classes))
-        elif verbose or len(classes) == 1: print("\n\n".join(map(details, classes)))
-        else: print(f"{listing(classes)}\n{len(classes)} tasks")
+        if markdown: said = gallery(classes)
+        elif verbose or len(classes) == 1: said = "\n\n".join(map(details, classes))
+        else: said = f"{listing(classes)}\n{len(classes)} tasks"
+        print(printable(said, lines=True))
