@@ -7,9 +7,9 @@ __all__ = ['MARK', 'FAMILIES', 'READERS', 'SPLIT_NAMES', 'LABELS', 'TEXTS', 'PAI
            'IDS', 'MOST_LABELS', 'PLANS', 'HEAD', 'RAW', 'ASK', 'TASK', 'CARD', 'PROOF', 'IMPORTS', 'TEST_IMPORTS',
            'SOURCE', 'PROMPTS', 'CLASS', 'TEST', 'PROOFS', 'CHECK', 'SCALE_LOCAL', 'SCALE_HUB', 'SCALE', 'PACKAGE',
            'EXPORT', 'PYPROJECT', 'Table', 'read_file', 'read_repo', 'label_columns', 'text_columns', 'Plan', 'quote',
-           'guess_kind', 'guess', 'guess_splits', 'sample_rows', 'one_line', 'as_words', 'raw_row', 'Place',
-           'find_place', 'write_notebook', 'task_notebook', 'undecided', 'export_notebook', 'Target', 'write_all',
-           'new_task', 'koflan_new_task']
+           'guess_kind', 'guess', 'guess_splits', 'sample_rows', 'as_words', 'raw_row', 'Place', 'find_place',
+           'write_notebook', 'task_notebook', 'undecided', 'export_notebook', 'Target', 'write_all', 'new_task',
+           'koflan_new_task']
 
 # %% ../nbs/20_new_task.ipynb #2d5c5f97
 import importlib
@@ -29,7 +29,7 @@ from yaml import YAMLError
 
 from .commands import command
 from .prompts import lint
-from .schema import KoflanError, unknown, user_errors, write_text
+from .schema import KoflanError, printable, unknown, user_errors, write_text
 from .sources import CONVERTED, SAMPLES, Frames, HubSource, SourceError, _builder, _of_frame, find_mirror
 from .task import REGISTRY, in_notebook
 
@@ -575,14 +575,12 @@ PROOFS = dict(
     mrc=['test_eq(r["positives"], right[:1])', 'assert not set(r["negatives"]) & set(right)'])
 
 # %% ../nbs/20_new_task.ipynb #1c44b252
-def one_line(text): return " ".join("".join(o if o.isprintable() else " " for o in text).split()) # for a terminal
-
 def as_words(
     text:str, # anything
     most:int=200, # characters
 ) -> str: # Markdown of one line
     "A text that Markdown shows as it is: no link, image, HTML, formula or table comes of it."
-    text = one_line(text)
+    text = " ".join("".join(o if o.isprintable() else " " for o in text).split())
     told = re.sub(r"[\\`*_{}\[\]<>#+!|$&~@^=]|:(?=//)", lambda m: f"&#{ord(m[0])};", text[:most])
     return told + ("…" if len(text) > most else "")
 
@@ -928,7 +926,7 @@ def koflan_new_task(
     "Start a new task: a notebook filled in as far as the columns tell."
     with user_errors("koflan_new_task"):
         new, kept, plan = new_task(name, repo, config, kind, source, label, input, output_dir, package, hub_mirror)
-        read = one_line(f"input {', '.join(plan.inputs)}; read besides {', '.join(plan.columns)}")
+        read = printable(f"input {', '.join(plan.inputs)}; read besides {', '.join(plan.columns)}")
         print(f"{name}: {plan.kind}, {FAMILIES[plan.kind]}; {read}")
         for o in new: print(f"  wrote {o}")
         for o in kept: print(f"  kept  {o}")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NAME', 'BELONGS', 'TRIES', 'LONGEST', 'REFUSALS', 'belongs', 'plain_file', 'contents', 'data_licences', 'gate',
-           'HubError', 'Busy', 'retry_after', 'patient', 'one_line', 'ask', 'as_asked', 'oids', 'listing', 'Pushed',
-           'push', 'koflan_push_to_hub']
+           'HubError', 'Busy', 'retry_after', 'patient', 'ask', 'as_asked', 'oids', 'listing', 'Pushed', 'push',
+           'koflan_push_to_hub']
 
 # %% ../nbs/60_push_to_hub.ipynb #700c762f
 import json
@@ -23,10 +23,10 @@ import yaml
 
 from .commands import command
 from .generate import closed
-from .schema import KoflanError, user_errors
+from .manifest import read_manifest
+from .schema import KoflanError, printable, user_errors
 from .sources import forbids
 from .store import Store
-from .verify import read_manifest
 
 # %% ../nbs/60_push_to_hub.ipynb #48a09982
 NAME = r"[\w-][\w.-]*" # of a file or a folder, not a hidden one
@@ -188,19 +188,13 @@ REFUSALS = {
 
 def _chain(e): return [e, *(_chain(e.__cause__ or e.__context__) if e.__cause__ or e.__context__ else [])]
 
-def one_line(
-    text, # anything
-) -> str: # at most 200 characters
-    "A text of somebody else as one harmless line for the terminal."
-    return " ".join("".join(o if o.isprintable() else " " for o in str(text)).split())[:200]
-
 def _refusal(e):
     "What a failed request says in one line."
     from huggingface_hub.errors import OfflineModeIsEnabled
     if any(isinstance(o, OfflineModeIsEnabled) for o in _chain(e)): return "HF_HUB_OFFLINE is set; unset it to push"
     status = next((o.response.status_code for o in _chain(e) if getattr(o, "response", None) is not None), None)
     if status in REFUSALS: return f"{REFUSALS[status]} (HTTP {status})"
-    return f"the Hub did not take it ({type(e).__name__}: {one_line(e)})"
+    return f"the Hub did not take it ({type(e).__name__}: {printable(str(e).partition(chr(10))[0])[:200]})"
 
 # %% ../nbs/60_push_to_hub.ipynb #21327a7b
 def ask(
@@ -228,7 +222,7 @@ def as_asked(
     "Raise `KoflanError` when a repository is not what was asked for."
     is_public = info.private is not True
     if info.id.lower() != repo.lower():
-        raise KoflanError(f"{repo} is called {one_line(info.id)} on the Hub, nothing was sent; say that name")
+        raise KoflanError(f"{repo} is called {printable(info.id)} on the Hub, nothing was sent; say that name")
     if is_public == public: return
     is_, way = ("public", "pass --public") if is_public else ("private", "leave --public out")
     raise KoflanError(f"{repo} is {is_} on the Hub, nothing was sent; {way} to push there all the same, "
@@ -310,7 +304,7 @@ def _dry(folder, paths):
     "The card, harmless for a terminal."
     if "README.md" not in paths: return "(no card)"
     card = (Path(folder)/"README.md").read_text(encoding="utf-8", errors="replace")
-    return "\n".join("".join(c for c in line if c.isprintable()) for line in card.splitlines())
+    return printable(card, lines=True)
 
 def _asked(repo, timeout):
     named = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo, re.A) and ".." not in repo
@@ -340,4 +334,4 @@ def koflan_push_to_hub(
             with user_errors("koflan_push_to_hub", 1): raise e
         if done.left: print(f"left of an earlier push, --prune removes it: {', '.join(done.left)}")
         if done.removed: print(f"removed, of an earlier push: {', '.join(done.removed)}")
-        print(f"pushed to {one_line(done.url)}")
+        print(f"pushed to {printable(done.url)}")
