@@ -367,7 +367,12 @@ def curve_of(
     path = Path(folder)/"curve.jsonl"
     try: lines = [json.loads(o) for o in path.read_text("utf-8").splitlines()]
     except OSError as e: raise KoflanError(f"{path}: no learning curve there") from e
-    return [dict(step=o["step"], loss=o[name]) for o in lines if name in o]
+    kept = []
+    for o in lines:
+        if name not in o: continue
+        while kept and kept[-1]["step"] >= o["step"]: kept.pop()
+        kept.append(dict(step=o["step"], loss=o[name]))
+    return kept
 
 # %% ../../nbs/model/01_distil.ipynb #bb4f71de
 @command
