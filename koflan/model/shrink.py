@@ -211,7 +211,8 @@ def save_encoder(
     with quiet(): model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     path = Path(folder)/"tokenizer.json"
-    write_text(json.dumps(json.loads(path.read_text("utf-8")), ensure_ascii=False, separators=(",", ":")), path)
+    state = json.loads(path.read_text("utf-8")) | dict(truncation=None, padding=None) # of the last call, no part of it
+    write_text(json.dumps(state, ensure_ascii=False, separators=(",", ":")), path)
 
 # %% ../../nbs/model/00_shrink.ipynb #c3a1f5aa
 def unknown_share(
