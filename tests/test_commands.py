@@ -198,6 +198,7 @@ for name, module in COMMANDS.items():
     needed = ["x" for o in parser._actions if o.required]
     for o in parser._actions:
         if not o.option_strings or o.dest == "help": continue
+        if getattr(o.type, "__name__", "") == "dict": continue # argparse makes none of a text
         value = [] if o.nargs == 0 else [str(not o.default)] if o.nargs == "?" else [[*o.choices][-1]] if o.choices else ["1"]
         ways = [o.option_strings[0], "--" + o.option_strings[0][2:].replace("_", "-")]
         one, other = (parser.parse_args([*needed, *underscored([way, *value])]) for way in ways)
