@@ -4,11 +4,10 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from configparser import ConfigParser
 from typing import NamedTuple
 
-from conftest import ROOT
+from conftest import PYTHON, ROOT, USER, user_environ
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 # what stands in the block, what is run instead, why
@@ -17,7 +16,7 @@ INSTEAD = [
     ('pip install -e ".[dev]" && nbdev_test', "true", ".ci/run has steps of these very names, over all notebooks"),
     ("python .ci/docs.py site --serve", "true", ".ci/run has a step that builds the site; nobody would stop the server"),
     ("jupyter lab", "jupyter lab --version", "it would not come back; tests/test_widgets.py drives it in a browser"),
-    ("pip install ./", f"{shlex.quote(sys.executable)} -m pip install --quiet --no-deps --no-build-isolation --no-index --target installed ./", "no index to ask"),
+    ("pip install ./", "python -m pip install --quiet --no-deps --no-build-isolation --no-index --target installed ./", "no index to ask"),
     ("monologg/koelectra-small-v3-discriminator", "tiny", "a fresh ELECTRA of koflan.reward stands in for the checkpoint on the Hub"),
     ('load_dataset("owner/name")', 'load_dataset("hub/owner/name")', "a folder stands in for the Hub, and koflan_push_to_hub puts its files there"),
 ]
@@ -76,14 +75,16 @@ def instead(text, used=None):
 
 
 def commands(folder):
-    "koflan's commands as scripts, from settings.ini: the tests need no installed koflan. The one that writes to the Hub writes to a folder."
+    "Scripts of koflan's commands: all of settings.ini where koflan is not installed; the one that writes to the Hub writes to a folder."
     ini = ConfigParser(interpolation=None)
     ini.read(ROOT/"settings.ini", encoding="utf-8")
     folder.mkdir()
     for line in ini["DEFAULT"]["console_scripts"].split():
         name, module, function = re.split("[=:]", line)
+        if USER and name != "koflan_push_to_hub": continue # pip made it
         first = PUSH if name == "koflan_push_to_hub" else "import sys\n"
-        (folder/name).write_text(f"#!{sys.executable}\n{first}from {module} import {function.split('.')[0]}\nsys.exit({function}())\n", encoding="utf-8")
+        imports = f"from {module} import {function.split('.')[0]}"
+        (folder/name).write_text(f"#!{PYTHON}\n{first}{imports}\nsys.exit({function}())\n", encoding="utf-8")
         (folder/name).chmod(0o755)
     return folder
 
@@ -93,9 +94,10 @@ class Terminal:
     def __init__(self, folder, **env):
         self.cwd, self.folder, bin_ = folder/"work", folder, commands(folder/"bin")
         self.cwd.mkdir()
-        keep = {k: v for k, v in os.environ.items() if k not in ("KOFLAN_HUB_MIRROR", "PYTHONPATH")}
-        path = f"{bin_}:{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
-        self.env = keep | dict(PATH=path, PYTHONPATH=f"{ROOT}:installed", HF_HUB_OFFLINE="1", HF_HOME=str(folder/"hf"), OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false") | env
+        path = f"{bin_}:{os.path.dirname(PYTHON)}:{os.environ['PATH']}"
+        self.env = user_environ(
+            PATH=path, PYTHONPATH=f"{ROOT}:installed", HF_HUB_OFFLINE="1", HF_HOME=str(folder/"hf"), OMP_NUM_THREADS="1",
+            TOKENIZERS_PARALLELISM="false") | env
 
     def run(self, *args):
         "Run a program here; what it prints."

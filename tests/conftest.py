@@ -11,18 +11,30 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = TemporaryDirectory() # for the tokens that training remembers
 os.environ.setdefault("KOFLAN_CACHE", CACHE.name)
+USER = os.environ.get("KOFLAN_USER_ENV") # a virtual environment with koflan installed as a user has it (.ci/run makes it)
+PYTHON = f"{USER}/bin/python" if USER else sys.executable # what commands run in
 MIRROR = Path(os.environ.get("KOFLAN_TEST_MIRROR", ROOT.parent/"shared"/"hub"))
 
 
 def pytest_configure(config): config.addinivalue_line("markers", "mirror: needs real rows in ../shared/hub")
 
 
-def command(*args, cwd=None, ok=True, **env):
-    "Run `python -m koflan.NAME ...` offline; returns the finished process."
-    environ = {k: v for k, v in os.environ.items() if k != "KOFLAN_HUB_MIRROR"} | dict(HF_HUB_OFFLINE="1") | env
-    done = subprocess.run([sys.executable, "-m", *map(str, args)], cwd=cwd, env=environ, capture_output=True, text=True)
+def command(*args, cwd=None, ok=True, python=PYTHON, **env):
+    "Run `python -m koflan.NAME ...` offline, in the user's environment where there is one; returns the finished process."
+    environ = user_environ(python, HF_HUB_OFFLINE="1", **env)
+    if python != sys.executable and cwd in (None, ROOT): environ["PYTHONSAFEPATH"] = "1" # the installed koflan, not the one here
+    done = subprocess.run([python, "-m", *map(str, args)], cwd=cwd, env=environ, capture_output=True, text=True)
     assert not ok or done.returncode == 0, done.stderr[-3000:]
     return done
+
+
+def user_environ(python=PYTHON, **env):
+    "The environment variables of a user; another Python than this one sees no koflan but its own."
+    environ = {k: v for k, v in os.environ.items() if k != "KOFLAN_HUB_MIRROR"} | env
+    if python != sys.executable:
+        kept = [o for o in environ.get("PYTHONPATH", "").split(os.pathsep) if o not in ("", str(ROOT))]
+        environ["PYTHONPATH"] = os.pathsep.join(kept)
+    return environ
 
 
 def records(path): return [json.loads(o) for o in Path(path).read_bytes().split(b"\n") if o] # a text may hold other line ends

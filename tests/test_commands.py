@@ -1,13 +1,15 @@
 "The command line from outside: same bytes, clear errors, killed and resumed."
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-from conftest import ROOT, command, files, records
+from blocks import TINY, Terminal
+from conftest import PYTHON, ROOT, command, files, records, user_environ
 
 
 def generate(out, *args, **kw): return command("koflan.generate", "--hub_mirror", "samples", "--output_dir", out, *args, **kw)
@@ -63,7 +65,7 @@ def test_bad_input(args, code, says, data, tmp_path):
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_nobody_reads_what_is_printed(unbuffered):
-    process = subprocess.Popen([sys.executable, "-m", "koflan.tasks"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | {"PYTHONUNBUFFERED": unbuffered})
+    process = subprocess.Popen([PYTHON, "-m", "koflan.tasks"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=user_environ(PYTHONUNBUFFERED=unbuffered))
     process.stdout.close()
     assert (process.stderr.read(), process.wait()) == ("koflan_tasks: Broken pipe\n", 1)
 
@@ -77,10 +79,14 @@ def test_a_broken_source_leaves_the_others(tmp_path):
     assert [o.name for o in (tmp_path/"data").rglob("*") if o.is_file()] == ["lock"]
 
 
+HELP = "from koflan.__main__ import koflan; koflan(['train_reward', '--help'])"
+
+
 def test_light_imports():
-    trace = subprocess.run([sys.executable, "-X", "importtime", "-c", "import koflan.tasks"], capture_output=True, text=True, check=True).stderr
-    loaded = {o.rsplit("|", 1)[-1].strip() for o in trace.splitlines()}
-    assert "koflan.tasks" in loaded and not loaded & {"torch", "transformers", "datasets"}
+    for line in ("import koflan.tasks", "from koflan.__main__ import koflan; koflan([])", HELP):
+        done = subprocess.run([PYTHON, "-X", "importtime", "-c", line], capture_output=True, text=True, check=True, env=user_environ())
+        loaded = {o.rsplit("|", 1)[-1].strip() for o in done.stderr.splitlines()}
+        assert "koflan" in loaded and not loaded & {"torch", "transformers", "datasets"}, line
 
 
 def test_load_dataset_reads_the_folder(data, tmp_path):
@@ -112,7 +118,7 @@ def test_train_killed_and_resumed(data, tmp_path):
     "The command of the design, from a local checkpoint; killed after its first epoch, then run again."
     command(*train_args(data, tmp_path/"first"), ok=True)
     args = [str(o) for o in train_args(data, tmp_path/"second", tmp_path/"first"/"test")]
-    run = subprocess.Popen([sys.executable, "-m", *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    run = subprocess.Popen([PYTHON, "-m", *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=user_environ())
     until = time.time() + 120
     while not list((tmp_path/"second"/"test").glob("checkpoint-*/trainer_state.json")) and run.poll() is None and time.time() < until: time.sleep(.002)
     assert run.poll() is None, "it ended before it could be killed"
@@ -141,6 +147,82 @@ def check_checkpoint(folder, data):
         assert abs(ours - theirs) < 1e-4
 
 
+NAMES = ("generate", "tasks", "new_task", "verify", "contamination", "evaluate", "push_to_hub", "demo", "reward_trainer")
+
+
 def test_commands_answer_help():
-    for name in ("generate", "tasks", "new_task", "verify", "contamination", "evaluate", "push_to_hub", "demo", "reward_trainer"):
-        assert "usage" in command(f"koflan.{name}", "--help", cwd=ROOT).stdout
+    for name in NAMES:
+        said = command(f"koflan.{name}", "--help").stdout
+        assert said.startswith("usage: koflan_") and not re.search(r"--\w+-\w", said), said
+
+
+SHOWN = """koflan
+koflan generate --tasks nsmc --max_instance_per_task 3 --hub_mirror samples --output_dir other
+koflan_demo --tasks nsmc --epochs 1 --output_dir shown
+koflan_generate --tasks "nsmc,apeach" --max_instance_per_task 10 --hub_mirror samples
+python -m koflan.reward_trainer --do_train --do_eval --project ko-flan --run_name test --model_name_or_path tiny \
+  --dataset data --logging_steps 500 --per_device_train_batch_size 8 --num_train_epochs 1 \
+  --save_strategy epoch --evaluation_strategy epoch --output_dir ./checkpoint
+koflan_train_reward --help
+koflan_evaluate --model_name_or_path checkpoint/test --dataset data --output_csv out.csv
+koflan_push_to_hub data/ iknow-lab/koflan-test-110k-0725 --dry_run
+koflan_tasks "nsmc,apeach" --verbose
+koflan_verify data --hub_mirror samples --num_proc 1
+koflan_contamination data --min_chars 5
+koflan_new_task book_mood --source books.csv --label mood --output_dir mine"""
+BOOKS = "(echo text,mood; for i in $(seq 20); do echo \"good $i,good\"; echo \"bad $i,bad\"; done) > books.csv"
+
+
+def with_hyphens(text): return re.sub(r"--\w+", lambda o: o[0].replace("_", "-"), text)
+
+
+@pytest.mark.parametrize("spelled", [str, with_hyphens])
+def test_the_commands_of_the_design(spelled, tmp_path):
+    "As console scripts, the options written with `_` and with `-`."
+    terminal = Terminal(tmp_path)
+    terminal.python(TINY)
+    terminal.bash(BOOKS)
+    terminal.bash(spelled(SHOWN))
+    made = {o.name for o in terminal.cwd.iterdir()}
+    assert {"data", "other", "shown", "checkpoint", "out.csv", "mine"} <= made
+
+
+EVERY_OPTION = """
+from importlib import import_module
+from koflan.__main__ import COMMANDS
+from koflan.commands import command_parser, underscored
+from koflan.reward_trainer import HfArgumentParser, RewardArguments
+for name, module in COMMANDS.items():
+    f = getattr(import_module(module), f"koflan_{name}")
+    parser = command_parser(f) if hasattr(f, "main") else HfArgumentParser(RewardArguments)
+    needed = ["x" for o in parser._actions if o.required]
+    for o in parser._actions:
+        if not o.option_strings or o.dest == "help": continue
+        value = [] if o.nargs == 0 else [str(not o.default)] if o.nargs == "?" else [[*o.choices][-1]] if o.choices else ["1"]
+        try: (o.type or str)(*value)
+        except (TypeError, ValueError): continue # nothing that a command line can say, as a ParallelismConfig
+        ways = [o.option_strings[0], "--" + o.option_strings[0][2:].replace("_", "-")]
+        one, other = (parser.parse_args([*needed, *underscored([way, *value])]) for way in ways)
+        assert one == other and (value or vars(one)[o.dest] is o.const), (name, o.dest)
+        print(name, o.dest)
+"""
+
+
+def test_every_option_with_both_spellings():
+    done = subprocess.run([PYTHON, "-c", EVERY_OPTION], env=user_environ(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    seen = [o.split() for o in done.stdout.splitlines()]
+    assert {o for o, _ in seen} == {o.replace("reward_trainer", "train_reward") for o in NAMES} and len(seen) > 150, len(seen)
+    assert ["generate", "max_instance_per_task"] in seen and ["train_reward", "model_name_or_path"] in seen
+
+
+@pytest.mark.parametrize("args, says", [
+    (["generat"], "koflan: unknown command 'generat'; did you mean 'generate'?"),
+    (["generate", "--max-instance-per-tusk", "3"], "koflan_generate: unknown argument '--max_instance_per_tusk'; did you mean '--max_instance_per_task'?"),
+    (["generate", "--seed", "x"], "koflan_generate: argument --seed: invalid int value: 'x'"),
+    (["push_to_hub", "data"], "koflan_push_to_hub: the following arguments are required: repo"),
+    (["tasks", "nsmc", "apeach"], "koflan_tasks: unknown argument 'apeach'; there is: -h, --help, --verbose, --markdown"),
+])
+def test_bad_usage_is_one_line(args, says):
+    done = command("koflan", *args, ok=False)
+    assert (done.returncode, done.stderr, done.stdout) == (2, says + "\n", "")

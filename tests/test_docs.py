@@ -71,7 +71,7 @@ def test_substitutions():
     every = "\n".join(o.text for path in DOCUMENTS.values() for o in blocks(path))
     assert [old for old, *_ in INSTEAD if old not in every] == []
     ci = (ROOT/".ci"/"run").read_text(encoding="utf-8")
-    assert 'step "pip install . && koflan_demo" demo' in ci and re.search(r'demo\(\).*?environment "\$work/user" "\$work/clone".*?user/bin/koflan_demo"', ci, re.S)
+    assert 'step "pip install . && koflan_demo" demo' in ci and re.search(r'demo\(\).*?environment "\$work/user" setuptools "\$work"/dist/\*.whl.*?user/bin/koflan_demo"', ci, re.S)
     assert 'step "pip install -e .[dev]" environment' in ci and re.search(r"^  nbdev_test ", ci, re.M) and "python .ci/docs.py site" in ci
 
 

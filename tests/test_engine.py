@@ -9,12 +9,16 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import polars as pl
 import pytest
-from conftest import ROOT, command, files, records
+from conftest import ROOT, files, records
+from conftest import command as user_command
+
+command = partial(user_command, python=sys.executable) # Ray and an object store are in the developers' environment only
 
 N = 100_000 # rows of the generated mirror
 WORDS = "배우 연기 장면 음악 이야기 결말 감독 화면 대사 웃음 눈물 긴장 반전 주인공 조연 각본 편집 색감 여운 몰입".split()
