@@ -304,7 +304,7 @@ def _dry(folder, paths):
     "The card, harmless for a terminal."
     if "README.md" not in paths: return "(no card)"
     card = (Path(folder)/"README.md").read_text(encoding="utf-8", errors="replace")
-    return printable(card, lines=True)
+    return printable(card, lines=True).rstrip()
 
 def _asked(repo, timeout):
     named = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo, re.A) and ".." not in repo
