@@ -37,8 +37,9 @@ def first(name):
 
 def measure(folder):
     "Ask the demo's model, and write down what it said."
+    from koflan.manifest import load_records
     from koflan.reward import RewardModel
-    from koflan.schema import load_records, write_json
+    from koflan.schema import write_json
     model, (row, record) = RewardModel.from_pretrained(f"{folder}/checkpoint/demo", device="cpu", max_length=128), first(TASK)
     ranks = [dict(answer=o.answer, score=round(o.score, 2)) for o in model.rank(record["instruction"], record["input"], record["positives"] + record["negatives"])]
     about = dict(parameters=sum(o.numel() for o in model.model.parameters()), records=len(load_records(f"{folder}/data", "train")))

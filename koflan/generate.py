@@ -404,10 +404,7 @@ def generate(
     base = dict(seed=seed, cap=cap, allow_no_input=allow_no_input, allow_no_negative=allow_no_negative)
     mirror = "samples" if place == SAMPLES else place and str(place.absolute())
     with store.lock() as died:
-        for o in (*SPLITS, ".koflan/parts", ".koflan/survey"):
-            store.path(o) # a symlink is refused before anything is built
-        store.tidy()
-        if died: store.remove(torn(store))
+        _put_right(store, died)
         kept, held = _hold(store, classes, holdout)
         jobs = [Job(cls, o, store.url, mirror, _options(kept, o, base, format, max_shard_rows, dedup, mixed)) for cls, o in plan(kept, splits)]
         _one_format(store, jobs)
@@ -415,6 +412,12 @@ def generate(
         return _carry_out(store, jobs, Course(jobs, shard_rows or (SHARD_ROWS if several else 20 * SHARD_ROWS)), make_pool(engine, num_proc, ray_address), held, progress, bool(splits))
 
 # %% ../nbs/30_generate.ipynb #e7556113
+def _put_right(store, died):
+    "Refuse symlinks before anything is built, and take away what a build that died has left."
+    for o in (*SPLITS, ".koflan/parts", ".koflan/survey"): store.path(o)
+    store.tidy()
+    if died: store.remove(torn(store))
+
 def _carry_out(store, jobs, course, pool, held, progress, asked):
     "Do all works; one that fails does not stop the others."
     works = run(course.begin(), course.then, pool)

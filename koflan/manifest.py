@@ -157,6 +157,7 @@ def _noted(store, name):
     try: return parse(data)
     except ValueError: return None
 
+# %% ../nbs/27_manifest.ipynb #2967ad6e
 def read_note(
     store:Store, # a data folder
     split:str, # koflan's split name
@@ -169,6 +170,7 @@ def read_note(
     names = file_names(split, task, form, None if first == file_names(split, task, form)[0] else len(held))
     return held if [e["file"] for e in held] == names else None
 
+# %% ../nbs/27_manifest.ipynb #812d9d98
 def noted(
     store:Store, # a data folder
 ) -> list: # notes, in order of their names
@@ -195,6 +197,7 @@ def read_part(
     if _wrong(held, dict(key=_in((key,))) | PART): return None
     return {o: held[o] for o in PART} if store.sha(name) == held["sha256"] else None
 
+# %% ../nbs/27_manifest.ipynb #d3a50712
 def read_counts(
     text:str, # JSON
 ) -> dict|None: # rows and dropped; None when it is broken
@@ -222,6 +225,7 @@ def _built(store, split):
     if split not in held: raise KoflanError(f"dataset {store}: {unknown('split', split, held)}")
     return pl.concat([store.records(e["file"]) for e in entries if e["recipe"]["split"] == split], how="diagonal")
 
+# %% ../nbs/27_manifest.ipynb #04218d2e
 def _loaded(name, split):
     "Anything else that `datasets` can load. A folder gets a cache of its own: `datasets` knows folders by name only."
     import datasets
@@ -234,6 +238,7 @@ def _loaded(name, split):
         if split not in held: raise KoflanError(f"dataset {name}: {unknown('split', split, held)}")
         return pl.from_arrow(held[split].with_format("arrow")[:])
 
+# %% ../nbs/27_manifest.ipynb #650d2e80
 def load_records(
     dataset, # a local folder, the fsspec URL of a built one (s3://bucket/data), or "owner/name" on the Hub
     split:str, # its split

@@ -76,6 +76,7 @@ def _named(pattern, classes, before=""):
     try: return hit or find_tasks(pattern)
     except KoflanError as e: raise KoflanError(f"{before}{e}") from None
 
+# %% ../nbs/27_mixing.ipynb #3e37d3de
 class _Once(yaml.SafeLoader):
     "YAML in which no key stands twice."
     def construct_mapping(self, node, deep=False):
@@ -88,6 +89,7 @@ def _yaml(path):
     if path.stat().st_size > 1 << 20: raise ValueError("larger than 1 MiB")
     return yaml.load(path.read_text(encoding="utf-8"), _Once)
 
+# %% ../nbs/27_mixing.ipynb #6cad80fb
 def read_weights(
     path, # YAML with `tasks` and `clusters`
     classes:list, # task classes

@@ -225,6 +225,7 @@ def _made(folder, lasting):
     os.makedirs(folder, exist_ok=True)
     if lasting: sync(above)
 
+# %% ../nbs/00_schema.ipynb #e83ee9b8
 @contextmanager
 def whole_file(
     path, # where the file shall be; its folder is made when missing
@@ -271,6 +272,7 @@ def _fetched(url):
     except FileNotFoundError: raise KoflanError(f"{url}: no such file") from None
     except Exception as e: raise KoflanError(f"{url}: not readable: {': '.join([type(e).__name__, *str(e).splitlines()[:1]])}") from e
 
+# %% ../nbs/00_schema.ipynb #80f4be15
 def read_records(
     path, # a .jsonl or .parquet file, or the fsspec URL of one
 ) -> pl.DataFrame: # the columns of `SCHEMA` that the file has

@@ -126,6 +126,7 @@ def _uploaded(store, name):
             store.fs.put_file(tmp.name, aside)
             store.fs.mv(aside, at)
 
+# %% ../nbs/26_store.ipynb #b01fb4be
 @patch
 @contextmanager
 def writing(self:Store,
@@ -166,6 +167,7 @@ def read(self:Store,
     "What a file holds."
     return _of_file(self, name, lambda f: f.read(most))
 
+# %% ../nbs/26_store.ipynb #d4999731
 def _of_file(store, name, what):
     try:
         with store.open(name) as f: return what(f)
@@ -180,6 +182,7 @@ def _refused(store, what, e):
     said = (getattr(e, "strerror", None) or str(e)) if isinstance(e, OSError) else ": ".join([type(e).__name__, *str(e).splitlines()[:1]])
     return KoflanError(f"{store}: cannot {what} there ({said})")
 
+# %% ../nbs/26_store.ipynb #80b4b07d
 @patch
 def read_json(self:Store,
     name:str, # path in the folder
@@ -313,6 +316,7 @@ def lock(self:Store): # yields whether the last build there died, so that files 
         finally: self.remove([LOCK])
     finally: held.release()
 
+# %% ../nbs/26_store.ipynb #b830ed55
 def _held(store):
     "The lock of the operating system, on a file that belongs to this folder alone; it is emptied when it is opened."
     at = store.path(".koflan/lock")

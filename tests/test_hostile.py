@@ -191,7 +191,7 @@ def test_signals(number, code, proc, tmp_path):
     (tmp_path/"slow.py").write_text(script)
     p = subprocess.Popen([sys.executable, tmp_path/"slow.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                          text=True, start_new_session=True)
-    assert p.stdout.readline() == "at work\n"
+    assert "at work" in p.stdout.readline(), p.stderr.read() # two workers may say it in one line
     workers, started = children(p.pid), time.time()
     assert (tmp_path/"data"/".koflan"/"lock.json").exists() and (len(workers) > 1) == (proc > 1)
     p.send_signal(number)
