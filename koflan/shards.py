@@ -11,7 +11,6 @@ __all__ = ['ROWS', 'SINKS', 'AT_ONCE', 'source_files', 'recipe', 'digest', 'Job'
 import io
 import json
 import os
-import sys
 import zlib
 from functools import lru_cache, partial
 from hashlib import sha256
@@ -25,6 +24,8 @@ import pyarrow.parquet as pq
 from polars.exceptions import PanicException
 
 import koflan
+from .fingerprint import fingerprint
+from .mixing import duplicates, quotas, rates
 from .schema import SCHEMA, KoflanError
 from .sources import _in_card
 from .manifest import FORMATS, file_names, note_name, read_counts, read_note, read_part
@@ -64,11 +65,8 @@ def _stamp(source, split, where, folder):
     return sha256(json.dumps(held).encode()).hexdigest()[:16]
 
 def _code(cls, options):
-    "A digest of the code that makes the records of a task."
-    mods = ("chance", "korean", "prompts", "schema", "shapes", "sources", "task", *(["mixing"] if options.keys() & {"dedup", "mixing"} else []))
-    here, path = os.path.dirname(koflan.__file__), getattr(sys.modules.get(cls.__module__), "__file__", None)
-    files = [*(f"{here}/{o}.py" for o in mods), *([path] if path else [])]
-    return sha256("".join(map(_sha_of, files)).encode()).hexdigest()[:16]
+    "The fingerprint of a task, and of what chooses among its records."
+    return fingerprint(cls, *((duplicates, quotas, rates) if options.keys() & {"dedup", "mixing"} else ()))
 
 # %% ../nbs/28_shards.ipynb #ebc4c418
 def recipe(
