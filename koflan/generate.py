@@ -168,7 +168,7 @@ def _fail(self:Course, job, done):
 @patch
 def _opened(self:Course, job, got, *_):
     if isinstance(got, list): return self._joined(job, got)
-    parts = 1 if job.cls.whole else max(1, -(-got // self.shard_rows))
+    parts = 1 if job.cls.in_one() else max(1, -(-got // self.shard_rows))
     step = max(1, -(-got // parts)) # all of one size, but for rounding
     self.ranges[job.name] = [(i, min(i + step, got)) for i in range(0, got, step)] or [(0, 0)]
     if _joint(job): return self._known(job)
