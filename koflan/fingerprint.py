@@ -104,12 +104,18 @@ def _handed_over():
             if real: sys.modules["cloudpickle"] = real
 
 # %% ../nbs/25_fingerprint.ipynb #a455fddd
+_HEAD = re.compile(rb"PLPYFN.(.*?)(?:\xc0|\x82\xa4name)", re.S) # the declared type, then nothing or what was computed
+
+def _head(found):
+    data = bytes(map(int, found[1].split(",")))
+    return f'"function":{(m := _HEAD.match(data)) and m[1] or data}'
+
 def parts_of(
     expr:pl.Expr, # an expression
-) -> tuple[str, list]: # its JSON; the Python functions in it, as polars wraps them
+) -> tuple[str, list]: # its JSON, all but the Python functions; these, as polars wraps them
     "A polars expression, written down."
     with _handed_over() as found:
-        try: return expr.meta.serialize(format="json"), found
+        try: return re.sub(r'"function":\[([\d,]+)\]', _head, expr.meta.serialize(format="json")), found
         except pl.exceptions.PolarsError: return str(expr), found # a kind that has no JSON
 
 # %% ../nbs/25_fingerprint.ipynb #b809eb87
