@@ -16,7 +16,7 @@ import polars as pl
 
 from .prompts import check_fields, lint
 from .schema import KoflanError, printable, problems
-from .sources import SAMPLES
+from .sources import SAMPLES, OwnRows
 from .task import REGISTRY, Task, in_notebook
 
 # %% ../nbs/06_check.ipynb #ccc10214
@@ -62,6 +62,7 @@ MIN_PROMPTS = 10 # instructions of a task
 def _declaration(cls):
     "Faults of the declaration itself."
     if missing := [o for o in ("name", "source", "prompts") if getattr(cls, o) is None]: return [Fault(f"{missing[0]} is not declared", f"{missing[0]} = ... in the class")]
+    if isinstance(cls.source, OwnRows): return [] # its instructions are those of its records
     out, n = [], len(cls.prompts)
     if n < MIN_PROMPTS: out.append(Fault(f"{n} instructions, want {MIN_PROMPTS} or more", f"write {MIN_PROMPTS - n} more in its Ask(...)"))
     if not (cls.__doc__ or "").strip(): out.append(Fault("no docstring: one sentence on what it asks"))
@@ -193,6 +194,8 @@ def check_task(
     if found: raise CheckError(cls.name, cls, found)
     task = cls(mirror=(mirror := mirror or _rows_of(cls)))
     frames = {o: task.source.read(o, mirror) for o in task.source.splits}
+    if fickle := [o for o, rows in frames.items() if isinstance(task.source, OwnRows) and not task.source.read(o, mirror).equals(rows)]:
+        raise CheckError(cls.name, cls, [Fault(f"{o}: generate() makes other records when it is called again", STEADY) for o in fickle])
     found += _reach(cls, frames) + [o for split, rows in frames.items() for o in _records(task, split, rows)]
     found = found or _together(task, list(frames))
     if found: raise CheckError(cls.name, cls, found)

@@ -28,7 +28,7 @@ RIGHT, WRONG = "42,157,92", "200,85,61" # red, green, blue of right and wrong an
 TOPICS = dict(sentiment="감정", topic="주제", hate="혐오", nli="추론", paraphrase="같은 뜻", mrc="독해", commonsense="상식", intent="의도", exam="시험",
               knowledge="지식", bias="편향", ner="개체명", relation="관계", dialogue="대화", sarcasm="비꼼") | {"word-sense": "낱말 뜻"} # clusters in Korean
 KINDS_KO = dict(binary="둘 가운데 하나", multiclass="여럿 가운데 하나", multilabel="맞는 것 모두", mrc="글에서 찾기", choice="보기에서 고르기", dialogue="대답하기")
-PLACES = dict(samples="내장 예문", mirror="거울 폴더", hub="Hub") # of `HubSource.place`
+PLACES = dict(samples="내장 예문", mirror="미러 폴더", hub="Hub", own="태스크가 만든 레코드") # of `HubSource.place`
 
 def note_html(
     text:str, # a remark, as the message of an error
@@ -273,7 +273,7 @@ def _spread_html(self:Card):
 def _repr_html_(self:Card):
     task, told = self.task, facts(self.task)
     links = {k: _linked(v) for k, v in told.items()}
-    links["원본"] = f'<a href="https://huggingface.co/datasets/{escape(task.source.repo)}">{escape(told["원본"])}</a>'
+    if self.place != "own": links["원본"] = f'<a href="https://huggingface.co/datasets/{escape(task.source.repo)}">{escape(told["원본"])}</a>'
     color = RIGHT if task.source.derivable else WRONG
     links["사용 허가"] = f'<span style="border-left:3px solid rgb({color});padding-left:.5em">{links["사용 허가"]}</span>'
     head = f'<div><b style="font-size:1.1em">{escape(task.name or type(task).__name__)}</b> {escape(type(task).describe()["summary"])}</div>'
