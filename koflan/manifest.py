@@ -242,14 +242,16 @@ def _why(name, local, e):
     "Why a data set cannot be read: the file and line of a folder, or what the Hub says."
     if local and (at := _culprit(Path(name))): return at
     if isinstance(e, ConnectionError): return "no such folder, and the Hub cannot be reached"
-    if isinstance(e, FileNotFoundError) and not local: return "no such folder, and no such data set on the Hub (a private one needs `hf auth login`)"
+    if isinstance(e, FileNotFoundError) and not local:
+        return "no such folder, and no such data set on the Hub (a private one needs `hf auth login`)"
     return f"not readable ({type(e).__name__}: {next(iter(str(e).splitlines()), '')[:200]})"
 
 def _culprit(folder):
     "The JSONL file of a folder, and its line, that cannot be read; empty where there is none."
     files = {o.relative_to(folder): o.read_bytes() for o in sorted(folder.rglob("*.jsonl")) if o.is_file()}
-    if files and not any(o.strip() for o in files.values()): return f"no records: {', '.join(map(str, [*files][:3]))} empty"
-    return next((f"{name}, {at}" for name, held in files.items() if (at := broken_line(held))), "")
+    broken = [f"{name}, {at}" for name, held in files.items() if (at := broken_line(held))]
+    empty = [f"no records: {name} is empty" for name, held in files.items() if not held.strip()]
+    return next(iter(broken + empty), "")
 
 # %% ../nbs/27_manifest.ipynb #650d2e80
 def load_records(
@@ -264,7 +266,8 @@ def load_records(
     if missing := [o for o in RECORD if o not in df.columns]:
         raise KoflanError(f"dataset {name}: no column {missing[0]!r}; there is: {', '.join(df.columns)}")
     try: df = df.select(pl.col(o).cast(t) for o, t in SCHEMA.items() if o in df.columns)
-    except pl.exceptions.PolarsError as e: raise KoflanError(f"dataset {name}: {_why(name, os.path.isdir(name), e)}") from e
+    except pl.exceptions.PolarsError as e:
+        raise KoflanError(f"dataset {name}: {_why(name, os.path.isdir(name), e)}") from e
     if df.is_empty(): raise KoflanError(f"dataset {name}: no records in {split}")
     for col in map(df.get_column, (o for o in (*RECORD, "task") if o in df.columns)):
         if (null := _null(col)).any():

@@ -263,10 +263,10 @@ def _frame(records):
     cols = [o for o in SCHEMA if o in RECORD or any(o in row for row in rows)]
     return pl.DataFrame(rows, schema={o: SCHEMA[o] for o in cols})
 
-# %% ../nbs/00_schema.ipynb #cdb3c867
+# %% ../nbs/00_schema.ipynb #56b31e57
 def broken_line(
     held:bytes, # what a JSONL file holds
-) -> str: # as "line 3: not JSON (Expecting value: line 1 column 2 (char 1))"; empty where every line can be a record
+) -> str: # as "line 3: not JSON (Expecting value, column 2)"; empty where every line can be a record
     "The first line that cannot be a record, and why."
     for n, line in enumerate(held.split(b"\n"), 1):
         if line.strip() and (why := _line_problem(line)): return f"line {n}: {why}"
@@ -274,6 +274,7 @@ def broken_line(
 
 def _line_problem(line):
     try: row = json.loads(line)
+    except json.JSONDecodeError as e: return f"not JSON ({e.msg}, column {e.colno})"
     except (ValueError, RecursionError) as e: return f"not JSON ({e})"
     if not isinstance(row, dict): return "not a JSON object"
     try: json.dumps(row, ensure_ascii=False).encode()
