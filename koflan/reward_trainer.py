@@ -317,7 +317,7 @@ class StopSignals(TrainerCallback):
     number = 0 # of the signal that came
 
     def __enter__(self):
-        self.pid, main = os.getpid(), threading.current_thread() is threading.main_thread()
+        main = threading.current_thread() is threading.main_thread()
         self.before = {o: signal.signal(o, self.hear) for o in (signal.SIGINT, signal.SIGTERM)} if main else {}
         return self
 
@@ -327,8 +327,6 @@ class StopSignals(TrainerCallback):
     def hear(self, number, frame):
         self.number = number
         self.__exit__()
-        said = b"\nstopping after this step, with a checkpoint; once more ends at once\n"
-        if os.getpid() == self.pid: os.write(2, said) # the processes that read data were told as well
 
 # %% ../nbs/42_reward_trainer.ipynb #85823f54
 @patch
@@ -337,7 +335,9 @@ def on_step_end(self:StopSignals, args, state, control, **kw):
         told = torch.tensor(self.number, device=args.device)
         torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
         self.number = int(told)
-    if self.number: control.should_save, control.should_evaluate, control.should_training_stop = True, False, True
+    if not self.number: return
+    if args.process_index == 0: print("stopping after this step, with a checkpoint; once more ends at once", file=sys.stderr)
+    control.should_save, control.should_evaluate, control.should_training_stop = True, False, True
 
 @patch
 def on_epoch_end(self:StopSignals, args, state, control, **kw):
