@@ -12,19 +12,20 @@ from ..prompts import Ask, Prompts
 from ..shapes import LabelTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/curse.ipynb #7dca43f6
+# %% ../../nbs/tasks/curse.ipynb #4cf61bfd
 CURSE_SOURCE = HubSource(
-    "2runo/Curse-detection-data", columns=("text", "label"), carve="text", names=dict(label=("0", "1")), licence="mit", size="train 5,825",
+    "2runo/Curse-detection-data", columns=("text", "label"), carve="text", names=dict(label=("0", "1")),
+    licence="mit", size="train 5,825",
 )
 
-# %% ../../nbs/tasks/curse.ipynb #863d4222
+# %% ../../nbs/tasks/curse.ipynb #592e055f
 CURSE_PROMPTS = Prompts(
     Ask("이 댓글에 욕설이나 모욕이 있나요?",
         "누군가를 욕하거나 깎아내리는 댓글입니까?",
         "이 글을 욕설이나 비하가 든 글로 신고할 만한가요?",
         answers={"0": ["아니요", "아니에요"], "1": ["네", "그렇습니다"]}),
     Ask("욕설도 모욕도 없는 댓글인가요?",
-        "이 댓글은 남을 욕하거나 깎아내리지 않습니까?",
+        "남을 욕하거나 깎아내리는 말이 없는 댓글입니까?",
         "욕설 검사에 걸리지 않아야 하는 글인가요?",
         answers={"0": ["네", "그렇습니다"], "1": ["아니요", "아니에요"]}),
     Ask("다음 댓글을 둘로 나누세요. 보기: {options}",
@@ -38,10 +39,11 @@ CURSE_PROMPTS = Prompts(
     input="{text}",
 )
 
-# %% ../../nbs/tasks/curse.ipynb #3405711d
+# %% ../../nbs/tasks/curse.ipynb #eb248372
 class Curse(LabelTask):
     "게시판 댓글에 욕설이나 모욕이 있는지"
     name, kind, cluster = "curse", "binary", "hate"
     source, prompts = CURSE_SOURCE, CURSE_PROMPTS
     drops = {"no_words": ~pl.col("text").str.contains("[가-힣]{2}|[ㄱ-ㅎ]{2}")}
-    corpus, citation = "curse-detection", "2runo (2019). Curse-detection-data. https://github.com/2runo/Curse-detection-data"
+    corpus = "curse-detection"
+    citation = "2runo (2019). Curse-detection-data. https://github.com/2runo/Curse-detection-data"

@@ -13,18 +13,19 @@ from ..prompts import Ask, Prompts
 from ..shapes import LabelTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/goemotions.ipynb #ad30e013
+# %% ../../nbs/tasks/goemotions.ipynb #af72fba9
 _EKMAN = dict(
     anger="anger annoyance disapproval", disgust="disgust", fear="fear nervousness",
     joy="admiration amusement approval caring desire excitement gratitude joy love optimism pride relief",
-    sadness="disappointment embarrassment grief remorse sadness", surprise="confusion curiosity realization surprise", neutral="neutral",
+    sadness="disappointment embarrassment grief remorse sadness", surprise="confusion curiosity realization surprise",
+    neutral="neutral",
 )
 _SIDES = dict(
     negative="anger annoyance disappointment disapproval disgust embarrassment fear grief nervousness remorse sadness",
     positive="admiration amusement approval caring excitement gratitude joy love optimism pride relief",
 )
-_NAMES = tuple("""admiration amusement anger annoyance approval caring confusion curiosity desire disappointment disapproval
-    disgust embarrassment excitement fear gratitude grief joy love nervousness optimism pride realization relief remorse
+_NAMES = tuple("""admiration amusement anger annoyance approval caring confusion curiosity desire disappointment
+    disapproval disgust embarrassment excitement fear gratitude grief joy love nervousness optimism pride realization relief remorse
     sadness surprise neutral""".split())
 
 # %% ../../nbs/tasks/goemotions.ipynb #0454e820

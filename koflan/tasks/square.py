@@ -12,11 +12,13 @@ from ..prompts import Ask, Prompts
 from ..shapes import LabelTask
 from ..sources import HubSource
 
-# %% ../../nbs/tasks/square.ipynb #a5365983
+# %% ../../nbs/tasks/square.ipynb #339d8543
 _KINDS = ("contentious", "ethical", "predictive")
+_NUMBER = {o: i for i, o in enumerate(_KINDS)}
 SQUARE_SOURCE = HubSource(
-    "nayohan/SQuARe-question", columns=("question", "category"), splits=dict(train="train", validation="valid", test="test"),
-    derive=dict(sort=pl.col("category").replace_strict({o: i for i, o in enumerate(_KINDS)}, default=None, return_dtype=pl.Int64)),
+    "nayohan/SQuARe-question", columns=("question", "category"),
+    splits=dict(train="train", validation="valid", test="test"),
+    derive=dict(sort=pl.col("category").replace_strict(_NUMBER, default=None, return_dtype=pl.Int64)),
     names=dict(sort=_KINDS), licence="mit", size="train 37,115, validation 6,882, test 6,945",
 )
 
