@@ -57,26 +57,24 @@ class KodoliOffense(LabelTask):
     source, prompts, drops = KODOLI_SOURCE, KODOLI_OFFENSE_PROMPTS, KODOLI_DROPS
     corpus, between, citation = ("kodoli", "naver-movie"), " / ", KODOLI_CITATION
 
-# %% ../../nbs/tasks/kodoli.ipynb #27056abb
-KODOLI_ABUSE_PROMPTS = Prompts(
-    Ask("이 글에 욕설이나 비속어가 들어 있나요?",
-        "이 글에 상스러운 말이 있습니까?",
-        "이 글에서 가려야 할 욕설이 보이나요?",
-        answers=dict(NON=["아니요", "아니요, 없습니다"], ABS=["네", "네, 있습니다"])),
-    Ask("욕설이나 비속어 없이 쓴 글인가요?",
-        "가려야 할 비속어가 하나도 없는 글입니까?",
-        "아이들에게 보여도 될 만큼 욕이 없는 글인가요?",
-        answers=dict(NON=["네", "네, 그렇습니다"], ABS=["아니요", "아니요, 그렇지 않습니다"])),
-    Ask("다음 글을 욕설이 있는 글과 없는 글로 나누세요. 보기: {options}",
-        "비속어가 쓰였는지 살펴 분류하시오.",
-        "욕이 있는지 없는지만 보고 답해 줘. {options}",
-        "아래 글의 말씨를 보고 알맞은 쪽을 고르십시오: {options}",
-        answers=dict(NON=["욕설 없음", "욕설이 없는 글"], ABS=["욕설 있음", "욕설이 있는 글"])),
-    Ask("욕 필터가 이 글을 어떻게 처리해야 할까?",
-        "욕설이 든 글만 가린다고 하자. 이 글은 어떻게 할까? {options}",
-        answers=dict(NON=["그대로 둔다", "가리지 않고 보여 준다"], ABS=["가린다", "보이지 않게 가린다"])),
-    input="{sentences}",
-)
+# %% ../../nbs/tasks/kodoli.ipynb #f1888897
+_ABUSIVE = Ask("이 글에 욕설이나 비속어가 들어 있나요?",
+    "이 글에 상스러운 말이 있습니까?",
+    "이 글에서 가려야 할 욕설이 보이나요?",
+    answers=dict(NON=["아니요", "아니요, 없습니다"], ABS=["네", "네, 있습니다"]))
+_CLEAN = Ask("욕설이나 비속어 없이 쓴 글인가요?",
+    "가려야 할 비속어가 하나도 없는 글입니까?",
+    "아이들에게 보여도 될 만큼 욕이 없는 글인가요?",
+    answers=dict(NON=["네", "네, 그렇습니다"], ABS=["아니요", "아니요, 그렇지 않습니다"]))
+_SORT = Ask("다음 글을 욕설이 있는 글과 없는 글로 나누세요. 보기: {options}",
+    "비속어가 쓰였는지 살펴 분류하시오.",
+    "욕이 있는지 없는지만 보고 답해 줘. {options}",
+    "아래 글의 말씨를 보고 알맞은 쪽을 고르십시오: {options}",
+    answers=dict(NON=["욕설 없음", "욕설이 없는 글"], ABS=["욕설 있음", "욕설이 있는 글"]))
+_FILTER = Ask("욕 필터가 이 글을 어떻게 처리해야 할까?",
+    "욕설이 든 글만 가린다고 하자. 이 글은 어떻게 할까? {options}",
+    answers=dict(NON=["그대로 둔다", "가리지 않고 보여 준다"], ABS=["가린다", "보이지 않게 가린다"]))
+KODOLI_ABUSE_PROMPTS = Prompts(_ABUSIVE, _CLEAN, _SORT, _FILTER, input="{sentences}")
 
 # %% ../../nbs/tasks/kodoli.ipynb #e5f5f385
 class KodoliAbuse(LabelTask):
@@ -85,27 +83,25 @@ class KodoliAbuse(LabelTask):
     source, prompts, drops = KODOLI_SOURCE, KODOLI_ABUSE_PROMPTS, KODOLI_DROPS
     corpus, between, citation = ("kodoli", "naver-movie"), " / ", KODOLI_CITATION
 
-# %% ../../nbs/tasks/kodoli.ipynb #191e41d6
-KODOLI_SENTIMENT_PROMPTS = Prompts(
-    Ask("이 글의 감정은 긍정, 부정, 중립 가운데 무엇인가요?",
-        "다음 글에 담긴 감정을 분류하세요. 보기: {options}",
-        "글의 감성을 분석하시오. 보기: {options}",
-        "인터넷에 올라온 글의 감정을 셋 중 하나로 말해 줘: {options}",
-        "아래 글은 긍정적입니까, 부정적입니까, 어느 쪽도 아닙니까?",
-        answers=dict(NEG=["부정", "부정적"], NEU=["중립", "중립적"], POS=["긍정", "긍정적"])),
-    Ask("글쓴이의 마음이 어떤지 한 문장으로 말해 보세요.",
-        "이 글을 쓴 사람은 어떤 마음이었을까요? 보기: {options}",
-        "글에서 느껴지는 감정을 가장 잘 설명한 것을 고르시오. {options}",
-        "다음 글의 분위기를 설명해 주십시오.",
-        answers=dict(NEG=["언짢거나 나쁜 감정이 드러납니다.", "부정적인 마음이 보입니다."],
-                     NEU=["좋다거나 나쁘다는 감정이 뚜렷하지 않습니다.", "감정이 한쪽으로 기울지 않았습니다."],
-                     POS=["기쁘거나 좋은 감정이 드러납니다.", "긍정적인 마음이 보입니다."])),
-    Ask("이 글 분위기 어때? 골라 봐. {options}",
-        "이거 쓴 사람 기분이 어때 보여?",
-        "글쓴이 기분을 짐작해서 하나만 골라: {options}",
-        answers=dict(NEG=["나빠 보여", "안 좋은 것 같아"], NEU=["그냥 그래 보여", "좋지도 나쁘지도 않은 것 같아"], POS=["좋아 보여", "좋은 것 같아"])),
-    input="{sentences}",
-)
+# %% ../../nbs/tasks/kodoli.ipynb #4013697a
+_MOOD = Ask("이 글의 감정은 긍정, 부정, 중립 가운데 무엇인가요?",
+    "다음 글에 담긴 감정을 분류하세요. 보기: {options}",
+    "글의 감성을 분석하시오. 보기: {options}",
+    "인터넷에 올라온 글의 감정을 셋 중 하나로 말해 줘: {options}",
+    "아래 글은 긍정적입니까, 부정적입니까, 어느 쪽도 아닙니까?",
+    answers=dict(NEG=["부정", "부정적"], NEU=["중립", "중립적"], POS=["긍정", "긍정적"]))
+_MIND = Ask("글쓴이의 마음이 어떤지 한 문장으로 말해 보세요.",
+    "이 글을 쓴 사람은 어떤 마음이었을까요? 보기: {options}",
+    "글에서 느껴지는 감정을 가장 잘 설명한 것을 고르시오. {options}",
+    "다음 글의 분위기를 설명해 주십시오.",
+    answers=dict(NEG=["언짢거나 나쁜 감정이 드러납니다.", "부정적인 마음이 보입니다."],
+                 NEU=["좋다거나 나쁘다는 감정이 뚜렷하지 않습니다.", "감정이 한쪽으로 기울지 않았습니다."],
+                 POS=["기쁘거나 좋은 감정이 드러납니다.", "긍정적인 마음이 보입니다."]))
+_LOOK = Ask("이 글 분위기 어때? 골라 봐. {options}",
+    "이거 쓴 사람 기분이 어때 보여?",
+    "글쓴이 기분을 짐작해서 하나만 골라: {options}",
+    answers=dict(NEG=["나빠 보여", "안 좋은 것 같아"], NEU=["그냥 그래 보여", "좋지도 나쁘지도 않은 것 같아"], POS=["좋아 보여", "좋은 것 같아"]))
+KODOLI_SENTIMENT_PROMPTS = Prompts(_MOOD, _MIND, _LOOK, input="{sentences}")
 
 # %% ../../nbs/tasks/kodoli.ipynb #54fdd119
 class KodoliSentiment(LabelTask):

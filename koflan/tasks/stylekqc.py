@@ -28,30 +28,30 @@ STYLEKQC_CITATION = ("Cho, W. I., Moon, S., Kim, J., Kim, S., Kim, N. S. (2022).
 
 def _numbered(*words): return {str(i): o for i, o in enumerate(words)}
 
-# %% ../../nbs/tasks/stylekqc.ipynb #a22951a5
-STYLEKQC_TOPIC_PROMPTS = Prompts(
-    Ask("이 말은 무엇에 관한 것인가요? 보기: {options}",
-        "비서에게 한 말입니다. 주제를 고르세요. 보기: {options}",
-        "다음 발화의 주제를 보기에서 골라라. {options}",
-        "어떤 분야의 질문이나 명령인지 분류하시오. 보기: {options}",
-        "이 문장의 주제가 뭐야? {options} 중에서 골라 줘.",
-        answers=_numbered(["쇼핑", "물건 사기"], ["집안일과 가전", "집 안 살림"], ["메신저와 메일", "메시지와 SNS"],
-                          ["일정", "일정과 알람"], ["연예와 공연", "연예와 문화생활"], ["날씨와 재난", "날씨와 자연"])),
-    Ask("사용자의 말을 어느 기능에 넘겨야 하나요? {options}",
-        "음성 비서가 이 말을 들었습니다. 어떤 기능을 불러야 할지 고르십시오. 보기: {options}",
-        "이 말을 처리할 담당을 보기에서 정하시오. {options}",
-        answers=_numbered(["쇼핑 도우미", "쇼핑 기능"], ["집안 관리 도우미", "집안 관리 기능"], ["메시지 도우미", "메시지 기능"],
-                          ["일정 도우미", "일정 관리 기능"],
-                          ["문화생활 도우미", "문화생활 기능"], ["날씨 도우미", "날씨와 재난 정보 기능"])),
-    Ask("이 사람이 무슨 이야기를 하고 있는지 말해 줘. 보기: {options}",
-        "말한 사람은 무엇을 두고 말하고 있나요? 보기: {options}",
-        "이거 무슨 얘기야? 골라 봐. {options}",
-        "다음 말이 다루는 일을 보기에서 찾아 쓰시오. {options}",
-        answers=_numbered(["물건을 사고파는 일", "상품과 결제와 배송"], ["집안 살림과 가전제품을 다루는 일", "집 안의 물건과 기기"],
-                          ["메일이나 메신저를 쓰는 일", "연락을 주고받는 앱"], ["약속과 일정을 챙기는 일", "달력과 알람"],
-                          ["방송, 영화, 음악, 경기를 즐기는 일", "연예와 스포츠"], ["날씨와 재해에 관한 일", "기상과 자연"])),
-    input="{sentence}",
-)
+# %% ../../nbs/tasks/stylekqc.ipynb #0673f063
+_ABOUT = Ask("이 말은 무엇에 관한 것인가요? 보기: {options}",
+    "비서에게 한 말입니다. 주제를 고르세요. 보기: {options}",
+    "다음 발화의 주제를 보기에서 골라라. {options}",
+    "어떤 분야의 질문이나 명령인지 분류하시오. 보기: {options}",
+    "이 문장의 주제가 뭐야? {options} 중에서 골라 줘.",
+    answers=_numbered(["쇼핑", "물건 사기"], ["집안일과 가전", "집 안 살림"], ["메신저와 메일", "메시지와 SNS"],
+                      ["일정", "일정과 알람"], ["연예와 공연", "연예와 문화생활"], ["날씨와 재난", "날씨와 자연"]))
+_FUNCTION = Ask("사용자의 말을 어느 기능에 넘겨야 하나요? {options}",
+    "음성 비서가 이 말을 들었습니다. 어떤 기능을 불러야 할지 고르십시오. 보기: {options}",
+    "이 말을 처리할 담당을 보기에서 정하시오. {options}",
+    answers=_numbered(["쇼핑 도우미", "쇼핑 기능"], ["집안 관리 도우미", "집안 관리 기능"], ["메시지 도우미", "메시지 기능"],
+                      ["일정 도우미", "일정 관리 기능"],
+                      ["문화생활 도우미", "문화생활 기능"], ["날씨 도우미", "날씨와 재난 정보 기능"]))
+_MATTER = Ask("이 사람이 무슨 이야기를 하고 있는지 말해 줘. 보기: {options}",
+    "말한 사람은 무엇을 두고 말하고 있나요? 보기: {options}",
+    "이거 무슨 얘기야? 골라 봐. {options}",
+    "다음 말이 다루는 일을 보기에서 찾아 쓰시오. {options}",
+    answers=_numbered(["물건을 사고파는 일", "상품과 결제와 배송"], ["집안 살림과 가전제품을 다루는 일", "집 안의 물건과 기기"],
+                      ["메일이나 메신저를 쓰는 일", "연락을 주고받는 앱"], ["약속과 일정을 챙기는 일", "달력과 알람"],
+                      ["방송, 영화, 음악, 경기를 즐기는 일", "연예와 스포츠"], ["날씨와 재해에 관한 일", "기상과 자연"]))
+
+# %% ../../nbs/tasks/stylekqc.ipynb #1e298c16
+STYLEKQC_TOPIC_PROMPTS = Prompts(_ABOUT, _FUNCTION, _MATTER, input="{sentence}")
 
 # %% ../../nbs/tasks/stylekqc.ipynb #982a39c8
 class StyleKQCTopic(LabelTask):
@@ -60,30 +60,30 @@ class StyleKQCTopic(LabelTask):
     source, prompts = STYLEKQC_SOURCE, STYLEKQC_TOPIC_PROMPTS
     corpus, between, citation = "stylekqc", " / ", STYLEKQC_CITATION
 
-# %% ../../nbs/tasks/stylekqc.ipynb #96385d50
-STYLEKQC_ACT_PROMPTS = Prompts(
-    Ask("이 말로 무엇을 하려는 것인가요? 보기: {options}",
-        "비서에게 한 말의 종류를 분류하시오. 보기: {options}",
-        "발화의 의도를 보기에서 고르세요. {options}",
-        "이 말은 {options} 중 어느 것에 드나요?",
-        "말의 꼴보다 속뜻을 보고 종류를 골라 줘. 보기: {options}",
-        answers=_numbered(["선택 질문", "후보를 들고 고르게 하는 질문"], ["설명 질문", "후보를 들지 않고 묻는 질문"],
-                          ["금지", "하지 말라는 말"], ["요구", "해 달라는 말"])),
-    Ask("이 말을 한 사람은 무엇을 하고 있나요?",
-        "말한 사람이 상대에게 무엇을 묻거나 시키는지 한 문장으로 쓰시오.",
-        "사용자가 한 말을 바르게 설명한 것을 고르십시오. 보기: {options}",
-        "비서는 이 말을 어떻게 알아들어야 하나요? {options}",
-        answers=_numbered(["몇 가지를 들고 그중 어느 것인지 묻습니다.", "든 것 가운데 하나를 골라 달라고 합니다."],
-                          ["후보를 들지 않고 모르는 것을 묻습니다.", "후보 없이 무엇인지, 어디인지, 얼마인지 따위를 묻습니다."],
-                          ["어떤 일을 하지 말라고 합니다.", "그러지 않기를 바란다고 합니다."],
-                          ["어떤 일을 해 달라고 합니다.", "그렇게 하기를 바란다고 합니다."])),
-    Ask("이거 무슨 말이야? 하나 골라 봐. {options}",
-        "이렇게 말했으면 무슨 뜻으로 한 말이야?",
-        "이 사람이 뭘 하려는 건지 골라 줘. {options}",
-        answers=_numbered(["몇 개 대고 그중에 뭔지 묻는 거야", "이건지 저건지 골라 달라는 거야"], ["후보 없이 모르는 걸 묻는 거야", "뭔지 언젠지 그냥 묻는 거야"],
-                          ["하지 말라는 거야", "그러지 말라고 말리는 거야"], ["해 달라는 거야", "뭘 하라고 시키는 거야"])),
-    input="{sentence}",
-)
+# %% ../../nbs/tasks/stylekqc.ipynb #a93735b7
+_KIND = Ask("이 말로 무엇을 하려는 것인가요? 보기: {options}",
+    "비서에게 한 말의 종류를 분류하시오. 보기: {options}",
+    "발화의 의도를 보기에서 고르세요. {options}",
+    "이 말은 {options} 중 어느 것에 드나요?",
+    "말의 꼴보다 속뜻을 보고 종류를 골라 줘. 보기: {options}",
+    answers=_numbered(["선택 질문", "후보를 들고 고르게 하는 질문"], ["설명 질문", "후보를 들지 않고 묻는 질문"],
+                      ["금지", "하지 말라는 말"], ["요구", "해 달라는 말"]))
+_DOING = Ask("이 말을 한 사람은 무엇을 하고 있나요?",
+    "말한 사람이 상대에게 무엇을 묻거나 시키는지 한 문장으로 쓰시오.",
+    "사용자가 한 말을 바르게 설명한 것을 고르십시오. 보기: {options}",
+    "비서는 이 말을 어떻게 알아들어야 하나요? {options}",
+    answers=_numbered(["몇 가지를 들고 그중 어느 것인지 묻습니다.", "든 것 가운데 하나를 골라 달라고 합니다."],
+                      ["후보를 들지 않고 모르는 것을 묻습니다.", "후보 없이 무엇인지, 어디인지, 얼마인지 따위를 묻습니다."],
+                      ["어떤 일을 하지 말라고 합니다.", "그러지 않기를 바란다고 합니다."],
+                      ["어떤 일을 해 달라고 합니다.", "그렇게 하기를 바란다고 합니다."]))
+_MEANING = Ask("이거 무슨 말이야? 하나 골라 봐. {options}",
+    "이렇게 말했으면 무슨 뜻으로 한 말이야?",
+    "이 사람이 뭘 하려는 건지 골라 줘. {options}",
+    answers=_numbered(["몇 개 대고 그중에 뭔지 묻는 거야", "이건지 저건지 골라 달라는 거야"], ["후보 없이 모르는 걸 묻는 거야", "뭔지 언젠지 그냥 묻는 거야"],
+                      ["하지 말라는 거야", "그러지 말라고 말리는 거야"], ["해 달라는 거야", "뭘 하라고 시키는 거야"]))
+
+# %% ../../nbs/tasks/stylekqc.ipynb #00eeb853
+STYLEKQC_ACT_PROMPTS = Prompts(_KIND, _DOING, _MEANING, input="{sentence}")
 
 # %% ../../nbs/tasks/stylekqc.ipynb #b25203ad
 class StyleKQCAct(LabelTask):
@@ -97,27 +97,25 @@ _POLITE = pl.col("sentence").str.contains("요|니다|니까|시오|시다|죠|�
 _POLITE_END = pl.col("sentence").str.contains("(니다|십니까|습니까|시오|십쇼|세요|어요|아요|해요|까요|나요|거에요)( |$)")
 STYLEKQC_UNCLEAR = {"style_unclear": ((pl.col("style") == 0) & ~_POLITE) | ((pl.col("style") == 1) & _POLITE_END)}
 
-# %% ../../nbs/tasks/stylekqc.ipynb #ef2a1d90
-STYLEKQC_STYLE_PROMPTS = Prompts(
-    Ask("이 말은 존댓말인가요, 반말인가요?",
-        "다음 문장의 말투를 분류하세요. 보기: {options}",
-        "말한 사람이 쓴 말투를 {options} 중에서 고르시오.",
-        "이 문장의 높임은 어느 쪽이야? {options}",
-        "아래 발화의 말투를 밝히십시오.",
-        answers=dict(formal=["존댓말", "높임말"], informal=["반말", "예사말"])),
-    Ask("듣는 사람을 높인 말인가요?",
-        "이 말은 존댓말입니까?",
-        "처음 만난 어른께 그대로 해도 되는 말투인가요?",
-        answers=dict(formal=["네", "네, 그렇습니다"], informal=["아니요", "아니요, 그렇지 않습니다"])),
-    Ask("이 말은 반말인가요?",
-        "친구 사이에서 편하게 쓰는 말투입니까?",
-        "듣는 사람을 높이지 않은 말인가요?",
-        answers=dict(formal=["아니요", "아니요, 그렇지 않습니다"], informal=["네", "네, 그렇습니다"])),
-    Ask("이 말투를 들으면 상대가 누구일 것 같아? {options}",
-        "말투로 보아 누구에게 한 말일까요? 보기: {options}",
-        answers=dict(formal=["예의를 갖추어야 하는 사람", "말을 높여야 하는 상대"], informal=["편하게 말할 수 있는 사람", "말을 놓는 상대"])),
-    input="{sentence}",
-)
+# %% ../../nbs/tasks/stylekqc.ipynb #d43e79e2
+_SPEECH = Ask("이 말은 존댓말인가요, 반말인가요?",
+    "다음 문장의 말투를 분류하세요. 보기: {options}",
+    "말한 사람이 쓴 말투를 {options} 중에서 고르시오.",
+    "이 문장의 높임은 어느 쪽이야? {options}",
+    "아래 발화의 말투를 밝히십시오.",
+    answers=dict(formal=["존댓말", "높임말"], informal=["반말", "예사말"]))
+_HONORIFIC = Ask("듣는 사람을 높인 말인가요?",
+    "이 말은 존댓말입니까?",
+    "처음 만난 어른께 그대로 해도 되는 말투인가요?",
+    answers=dict(formal=["네", "네, 그렇습니다"], informal=["아니요", "아니요, 그렇지 않습니다"]))
+_PLAIN = Ask("이 말은 반말인가요?",
+    "친구 사이에서 편하게 쓰는 말투입니까?",
+    "듣는 사람을 높이지 않은 말인가요?",
+    answers=dict(formal=["아니요", "아니요, 그렇지 않습니다"], informal=["네", "네, 그렇습니다"]))
+_LISTENER = Ask("이 말투를 들으면 상대가 누구일 것 같아? {options}",
+    "말투로 보아 누구에게 한 말일까요? 보기: {options}",
+    answers=dict(formal=["예의를 갖추어야 하는 사람", "말을 높여야 하는 상대"], informal=["편하게 말할 수 있는 사람", "말을 놓는 상대"]))
+STYLEKQC_STYLE_PROMPTS = Prompts(_SPEECH, _HONORIFIC, _PLAIN, _LISTENER, input="{sentence}")
 
 # %% ../../nbs/tasks/stylekqc.ipynb #c24a36c2
 class StyleKQCStyle(LabelTask):
