@@ -57,6 +57,8 @@ _FEELING = Ask("이 글에 담긴 감정은 무엇인가요? 보기: {options}",
     "번역된 댓글입니다. 감정을 {options} 중에서 고르십시오.",
     answers=dict(anger=["분노", "화남과 못마땅함"], disgust=["혐오", "역겨움"], fear=["공포", "두려움과 초조함"], joy=["기쁨", "기쁨과 호감"],
                  sadness=["슬픔", "슬픔과 실망"], surprise=["놀람", "놀람과 궁금함"], neutral=["중립", "뚜렷한 감정 없음"]))
+
+# %% ../../nbs/tasks/goemotions.ipynb #a6001a33
 _MIND = Ask("이 글을 쓴 사람의 마음을 한 문장으로 말해 보세요. 보기: {options}",
     "글쓴이의 마음을 가장 잘 나타낸 문장을 고르시오. {options}",
     "어떤 마음으로 쓴 글입니까? 보기: {options}",
@@ -65,6 +67,8 @@ _MIND = Ask("이 글을 쓴 사람의 마음을 한 문장으로 말해 보세�
                  fear=["무서워하거나 초조해합니다.", "겁을 내거나 마음을 졸입니다."], joy=["기뻐하거나 호감을 보입니다.", "즐거워하거나 고마워하거나 북돋웁니다."],
                  sadness=["슬퍼하거나 실망하거나 미안해합니다.", "마음 아파하거나 부끄러워합니다."],
                  surprise=["놀라거나 궁금해합니다.", "뜻밖이라 여기거나 어리둥절해합니다."], neutral=["뚜렷한 감정이 드러나지 않습니다.", "담담하게 말합니다."]))
+
+# %% ../../nbs/tasks/goemotions.ipynb #5ddab7d6
 _CHAT = Ask("이거 쓴 사람 기분이 어떤 것 같아? 골라 봐. {options}",
     "이 말 하는 사람 지금 어때 보여? {options}",
     "글쓴이 마음이 어떤지 하나만 골라 줘. {options}",
@@ -88,17 +92,25 @@ _SIDE = Ask("이 글의 감정은 긍정적인가요, 부정적인가요?",
     "글쓴이의 감정이 좋은 쪽인지 나쁜 쪽인지 판단하시오. 보기: {options}",
     "번역된 글의 감정을 {options} 중 하나로 답해 줘.",
     answers=dict(negative=["부정적인 감정", "나쁜 감정"], positive=["긍정적인 감정", "좋은 감정"]))
+
+# %% ../../nbs/tasks/goemotions.ipynb #f1dc63f6
 _GOOD = Ask("글쓴이는 좋은 감정을 드러내고 있나요?",
     "이 글에서 기쁨, 고마움, 감탄 같은 긍정적인 감정이 느껴집니까?",
     "이 글을 쓴 사람의 마음은 밝은 편인가요?",
     answers=dict(negative=["아니요", "아니요, 그렇지 않습니다"], positive=["네", "네, 그렇습니다"]))
+
+# %% ../../nbs/tasks/goemotions.ipynb #48641a3e
 _BAD = Ask("글쓴이는 나쁜 감정을 드러내고 있나요?",
     "이 글에서 화, 슬픔, 두려움 같은 부정적인 감정이 느껴집니까?",
     "이 글을 쓴 사람의 마음은 어두운 편인가요?",
     answers=dict(negative=["네", "네, 그렇습니다"], positive=["아니요", "아니요, 그렇지 않습니다"]))
+
+# %% ../../nbs/tasks/goemotions.ipynb #52ac88f0
 _TONE = Ask("이 사람 기분이 좋은 쪽이야, 안 좋은 쪽이야?",
     "이 사람 기분 어떤 쪽이야? 골라 봐. {options}",
     answers=dict(negative=["안 좋은 쪽", "기분이 안 좋은 쪽"], positive=["좋은 쪽", "기분이 좋은 쪽"]))
+
+# %% ../../nbs/tasks/goemotions.ipynb #49409e77
 GOEMOTIONS_SIDE_PROMPTS = Prompts(_SIDE, _GOOD, _BAD, _TONE, input="{text}")
 
 # %% ../../nbs/tasks/goemotions.ipynb #da32f76b

@@ -31,6 +31,8 @@ _DEGREE = Ask(
     "아래 댓글의 공격성은 어느 정도입니까?",
     "글의 공격성을 {options} 중에서 골라 줘.",
     answers=dict(NOT=["공격적이지 않음", "공격성 없음"], LIKELY=["공격적일 수 있음", "공격성이 엿보임"], OFFEN=["공격적임", "공격성이 뚜렷함"]))
+
+# %% ../../nbs/tasks/kodoli.ipynb #f581d444
 _MODERATOR = Ask(
     "댓글 관리자의 눈으로 이 글을 판단해 주세요.",
     "게시판에 이런 글이 올라왔습니다. 어떤 글인지 한 문장으로 말해 주세요.",
@@ -48,6 +50,8 @@ _READER = Ask(
     "친구가 이런 글을 올리려고 해. 읽는 사람이 어떻게 느낄지 알려 줘. 보기: {options}",
     answers=dict(NOT=["기분 나쁠 건 없어", "읽어도 괜찮아"], LIKELY=["듣기에 따라 기분 나쁠 수 있어", "사람에 따라 불쾌할 수도 있어"],
                  OFFEN=["대놓고 기분 나쁘게 하는 글이야", "누구든 불쾌해할 글이야"]))
+
+# %% ../../nbs/tasks/kodoli.ipynb #1f808b99
 KODOLI_OFFENSE_PROMPTS = Prompts(_DEGREE, _MODERATOR, _READER, input="{sentences}")
 
 # %% ../../nbs/tasks/kodoli.ipynb #d6ab73e5
@@ -62,18 +66,26 @@ _ABUSIVE = Ask("이 글에 욕설이나 비속어가 들어 있나요?",
     "이 글에 상스러운 말이 있습니까?",
     "이 글에서 가려야 할 욕설이 보이나요?",
     answers=dict(NON=["아니요", "아니요, 없습니다"], ABS=["네", "네, 있습니다"]))
+
+# %% ../../nbs/tasks/kodoli.ipynb #10df4b6f
 _CLEAN = Ask("욕설이나 비속어 없이 쓴 글인가요?",
     "가려야 할 비속어가 하나도 없는 글입니까?",
     "아이들에게 보여도 될 만큼 욕이 없는 글인가요?",
     answers=dict(NON=["네", "네, 그렇습니다"], ABS=["아니요", "아니요, 그렇지 않습니다"]))
+
+# %% ../../nbs/tasks/kodoli.ipynb #1640ad74
 _SORT = Ask("다음 글을 욕설이 있는 글과 없는 글로 나누세요. 보기: {options}",
     "비속어가 쓰였는지 살펴 분류하시오.",
     "욕이 있는지 없는지만 보고 답해 줘. {options}",
     "아래 글의 말씨를 보고 알맞은 쪽을 고르십시오: {options}",
     answers=dict(NON=["욕설 없음", "욕설이 없는 글"], ABS=["욕설 있음", "욕설이 있는 글"]))
+
+# %% ../../nbs/tasks/kodoli.ipynb #40093d1d
 _FILTER = Ask("욕 필터가 이 글을 어떻게 처리해야 할까?",
     "욕설이 든 글만 가린다고 하자. 이 글은 어떻게 할까? {options}",
     answers=dict(NON=["그대로 둔다", "가리지 않고 보여 준다"], ABS=["가린다", "보이지 않게 가린다"]))
+
+# %% ../../nbs/tasks/kodoli.ipynb #28d24684
 KODOLI_ABUSE_PROMPTS = Prompts(_ABUSIVE, _CLEAN, _SORT, _FILTER, input="{sentences}")
 
 # %% ../../nbs/tasks/kodoli.ipynb #e5f5f385
@@ -90,6 +102,8 @@ _MOOD = Ask("이 글의 감정은 긍정, 부정, 중립 가운데 무엇인가�
     "인터넷에 올라온 글의 감정을 셋 중 하나로 말해 줘: {options}",
     "아래 글은 긍정적입니까, 부정적입니까, 어느 쪽도 아닙니까?",
     answers=dict(NEG=["부정", "부정적"], NEU=["중립", "중립적"], POS=["긍정", "긍정적"]))
+
+# %% ../../nbs/tasks/kodoli.ipynb #fca15ebb
 _MIND = Ask("글쓴이의 마음이 어떤지 한 문장으로 말해 보세요.",
     "이 글을 쓴 사람은 어떤 마음이었을까요? 보기: {options}",
     "글에서 느껴지는 감정을 가장 잘 설명한 것을 고르시오. {options}",
@@ -97,10 +111,14 @@ _MIND = Ask("글쓴이의 마음이 어떤지 한 문장으로 말해 보세요.
     answers=dict(NEG=["언짢거나 나쁜 감정이 드러납니다.", "부정적인 마음이 보입니다."],
                  NEU=["좋다거나 나쁘다는 감정이 뚜렷하지 않습니다.", "감정이 한쪽으로 기울지 않았습니다."],
                  POS=["기쁘거나 좋은 감정이 드러납니다.", "긍정적인 마음이 보입니다."]))
+
+# %% ../../nbs/tasks/kodoli.ipynb #28678cf3
 _LOOK = Ask("이 글 분위기 어때? 골라 봐. {options}",
     "이거 쓴 사람 기분이 어때 보여?",
     "글쓴이 기분을 짐작해서 하나만 골라: {options}",
     answers=dict(NEG=["나빠 보여", "안 좋은 것 같아"], NEU=["그냥 그래 보여", "좋지도 나쁘지도 않은 것 같아"], POS=["좋아 보여", "좋은 것 같아"]))
+
+# %% ../../nbs/tasks/kodoli.ipynb #7ff6a530
 KODOLI_SENTIMENT_PROMPTS = Prompts(_MOOD, _MIND, _LOOK, input="{sentences}")
 
 # %% ../../nbs/tasks/kodoli.ipynb #54fdd119

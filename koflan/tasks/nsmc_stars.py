@@ -29,17 +29,23 @@ _RANGE = Ask("이 관객은 10점 만점에 몇 점쯤 주었을까요? 보기: 
     "별점이 지워진 영화 평이다. 알맞은 범위를 골라라: {options}",
     "글쓴이가 준 점수는 {options} 중 어디에 들까요?",
     answers=dict(low=["1~3점", "1점에서 3점 사이"], middle=["5~7점", "5점에서 7점 사이"], high=["9~10점", "9점이나 10점"]))
+
+# %% ../../nbs/tasks/nsmc_stars.ipynb #22776f9f
 _LEVEL = Ask("이 관객이 영화를 얼마나 좋게 보았는지 말해 보세요.",
     "글쓴이는 이 영화를 어떻게 평가했습니까? 보기: {options}",
     "다음 영화 평의 평가 수준을 판단하십시오.",
     "평점으로 나누면 이 글은 어디에 드는지 답하시오. 보기: {options}",
     answers=dict(low=["낮게 평가했습니다", "별로라고 보았습니다"], middle=["보통으로 평가했습니다", "그저 그렇다고 보았습니다"],
                  high=["높게 평가했습니다", "아주 좋다고 보았습니다"]))
+
+# %% ../../nbs/tasks/nsmc_stars.ipynb #7367e8d5
 _GUESS = Ask("이거 쓴 사람이 별점 많이 줬을 것 같아? 골라 봐. {options}",
     "이 사람 별점을 얼마나 줬을 것 같아?",
     "이 평 쓴 사람 별점이 어느 정도일지 맞혀 봐.",
     answers=dict(low=["짜게 줬을 것 같아", "조금밖에 안 줬을 것 같아"], middle=["중간쯤 줬을 것 같아", "반쯤 줬을 것 같아"],
                  high=["후하게 줬을 것 같아", "거의 다 줬을 것 같아"]))
+
+# %% ../../nbs/tasks/nsmc_stars.ipynb #8fb45a08
 NSMC_STARS_PROMPTS = Prompts(_RANGE, _LEVEL, _GUESS, input="{review}")
 
 # %% ../../nbs/tasks/nsmc_stars.ipynb #44325d0d

@@ -29,6 +29,8 @@ _SORT = Ask("이 질문은 어떤 종류인가요? 보기: {options}",
     "뉴스를 보고 만든 질문이다. 무엇에 드는지 골라라: {options}",
     answers=dict(contentious=["의견이 갈리는 질문", "논쟁적인 질문"], ethical=["윤리를 묻는 질문", "도덕과 규범에 관한 질문"],
                  predictive=["앞일을 묻는 질문", "미래를 예측하게 하는 질문"]))
+
+# %% ../../nbs/tasks/square.ipynb #baac5fad
 _WHY = Ask("이 질문을 조심해서 다루어야 하는 까닭은 무엇입니까? 보기: {options}",
     "질문을 가장 잘 설명한 것을 고르십시오. 보기: {options}",
     "다음 질문은 왜 답하기 조심스러운가요? {options}",
@@ -36,12 +38,16 @@ _WHY = Ask("이 질문을 조심해서 다루어야 하는 까닭은 무엇입�
     answers=dict(contentious=["사람마다 생각이 달라 논란이 될 수 있습니다.", "찬반이나 견해가 나뉘는 일을 묻습니다."],
                  ethical=["도덕이나 규범에 비추어 답해야 합니다.", "사람이 지켜야 할 바를 묻습니다."],
                  predictive=["아직 일어나지 않은 일이라 단정할 수 없습니다.", "앞으로 어떻게 될지를 묻습니다."]))
+
+# %% ../../nbs/tasks/square.ipynb #d739dbbe
 _CARE = Ask("챗봇한테 이걸 물어보면 뭘 조심해야 할까? 골라 봐. {options}",
     "이 질문에 답할 때 조심할 점을 골라 줘. {options}",
     "답변을 쓰는 사람이 지켜야 할 것은 무엇인가요? 보기: {options}",
     "이 질문에 어떻게 답하면 좋을지 정하시오. {options}",
     answers=dict(contentious=["한쪽 편만 들지 않기", "여러 의견을 함께 소개하기"], ethical=["도덕에 어긋나지 않게 답하기", "사회의 규범을 지켜 답하기"],
                  predictive=["앞일을 단정하지 않기", "확실하지 않다고 밝히기"]))
+
+# %% ../../nbs/tasks/square.ipynb #d1f495f4
 SQUARE_PROMPTS = Prompts(_SORT, _WHY, _CARE, input="{question}")
 
 # %% ../../nbs/tasks/square.ipynb #a149a743

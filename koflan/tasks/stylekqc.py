@@ -36,12 +36,16 @@ _ABOUT = Ask("이 말은 무엇에 관한 것인가요? 보기: {options}",
     "이 문장의 주제가 뭐야? {options} 중에서 골라 줘.",
     answers=_numbered(["쇼핑", "물건 사기"], ["집안일과 가전", "집 안 살림"], ["메신저와 메일", "메시지와 SNS"],
                       ["일정", "일정과 알람"], ["연예와 공연", "연예와 문화생활"], ["날씨와 재난", "날씨와 자연"]))
+
+# %% ../../nbs/tasks/stylekqc.ipynb #ce4d5cf5
 _FUNCTION = Ask("사용자의 말을 어느 기능에 넘겨야 하나요? {options}",
     "음성 비서가 이 말을 들었습니다. 어떤 기능을 불러야 할지 고르십시오. 보기: {options}",
     "이 말을 처리할 담당을 보기에서 정하시오. {options}",
     answers=_numbered(["쇼핑 도우미", "쇼핑 기능"], ["집안 관리 도우미", "집안 관리 기능"], ["메시지 도우미", "메시지 기능"],
                       ["일정 도우미", "일정 관리 기능"],
                       ["문화생활 도우미", "문화생활 기능"], ["날씨 도우미", "날씨와 재난 정보 기능"]))
+
+# %% ../../nbs/tasks/stylekqc.ipynb #1db65dd8
 _MATTER = Ask("이 사람이 무슨 이야기를 하고 있는지 말해 줘. 보기: {options}",
     "말한 사람은 무엇을 두고 말하고 있나요? 보기: {options}",
     "이거 무슨 얘기야? 골라 봐. {options}",
@@ -68,6 +72,8 @@ _KIND = Ask("이 말로 무엇을 하려는 것인가요? 보기: {options}",
     "말의 꼴보다 속뜻을 보고 종류를 골라 줘. 보기: {options}",
     answers=_numbered(["선택 질문", "후보를 들고 고르게 하는 질문"], ["설명 질문", "후보를 들지 않고 묻는 질문"],
                       ["금지", "하지 말라는 말"], ["요구", "해 달라는 말"]))
+
+# %% ../../nbs/tasks/stylekqc.ipynb #78ac4693
 _DOING = Ask("이 말을 한 사람은 무엇을 하고 있나요?",
     "말한 사람이 상대에게 무엇을 묻거나 시키는지 한 문장으로 쓰시오.",
     "사용자가 한 말을 바르게 설명한 것을 고르십시오. 보기: {options}",
@@ -76,6 +82,8 @@ _DOING = Ask("이 말을 한 사람은 무엇을 하고 있나요?",
                       ["후보를 들지 않고 모르는 것을 묻습니다.", "후보 없이 무엇인지, 어디인지, 얼마인지 따위를 묻습니다."],
                       ["어떤 일을 하지 말라고 합니다.", "그러지 않기를 바란다고 합니다."],
                       ["어떤 일을 해 달라고 합니다.", "그렇게 하기를 바란다고 합니다."]))
+
+# %% ../../nbs/tasks/stylekqc.ipynb #56e1f6c6
 _MEANING = Ask("이거 무슨 말이야? 하나 골라 봐. {options}",
     "이렇게 말했으면 무슨 뜻으로 한 말이야?",
     "이 사람이 뭘 하려는 건지 골라 줘. {options}",
@@ -104,17 +112,25 @@ _SPEECH = Ask("이 말은 존댓말인가요, 반말인가요?",
     "이 문장의 높임은 어느 쪽이야? {options}",
     "아래 발화의 말투를 밝히십시오.",
     answers=dict(formal=["존댓말", "높임말"], informal=["반말", "예사말"]))
+
+# %% ../../nbs/tasks/stylekqc.ipynb #b572017d
 _HONORIFIC = Ask("듣는 사람을 높인 말인가요?",
     "이 말은 존댓말입니까?",
     "처음 만난 어른께 그대로 해도 되는 말투인가요?",
     answers=dict(formal=["네", "네, 그렇습니다"], informal=["아니요", "아니요, 그렇지 않습니다"]))
+
+# %% ../../nbs/tasks/stylekqc.ipynb #19e8de84
 _PLAIN = Ask("이 말은 반말인가요?",
     "친구 사이에서 편하게 쓰는 말투입니까?",
     "듣는 사람을 높이지 않은 말인가요?",
     answers=dict(formal=["아니요", "아니요, 그렇지 않습니다"], informal=["네", "네, 그렇습니다"]))
+
+# %% ../../nbs/tasks/stylekqc.ipynb #37b10dcf
 _LISTENER = Ask("이 말투를 들으면 상대가 누구일 것 같아? {options}",
     "말투로 보아 누구에게 한 말일까요? 보기: {options}",
     answers=dict(formal=["예의를 갖추어야 하는 사람", "말을 높여야 하는 상대"], informal=["편하게 말할 수 있는 사람", "말을 놓는 상대"]))
+
+# %% ../../nbs/tasks/stylekqc.ipynb #6979ba4c
 STYLEKQC_STYLE_PROMPTS = Prompts(_SPEECH, _HONORIFIC, _PLAIN, _LISTENER, input="{sentence}")
 
 # %% ../../nbs/tasks/stylekqc.ipynb #c24a36c2
