@@ -166,6 +166,7 @@ def _fail(self:Course, job, done):
     (self.missing if done.missing else self.failed)[job.name] = done.error
     return self._known(job) + self._ready(job) if _joint(job) else []
 
+# %% ../nbs/30_generate.ipynb #20b4e10b
 @patch
 def _opened(self:Course, job, got, *_):
     if isinstance(got, list): return self._joined(job, got)

@@ -211,6 +211,7 @@ def entries_of(
     if any(e["recipe"] != (made or job.recipe) for e in old): return None
     return Kept(old) if all(store.sha(e["file"]) == e["sha256"] for e in old) else None
 
+# %% ../nbs/28_shards.ipynb #6af6ee49
 def _entry(job, made, file, part): return dict(file=file, kind=job.cls.kind) | part | dict(recipe=made)
 
 def _noted(job, entries):
@@ -218,6 +219,7 @@ def _noted(job, entries):
     Store(job.out).write(json.dumps(entries, ensure_ascii=False), note_name(job.split, job.cls.name))
     return entries
 
+# %% ../nbs/28_shards.ipynb #ed98d871
 def _write_built(job, made, built):
     "Write one file; a function that gives its entry, once the sha256 is known."
     name, = job.files()
