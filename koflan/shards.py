@@ -72,6 +72,7 @@ def _code(cls, options):
 @lru_cache(1 << 10)
 def _there(source, split, mirror, stamp): return source.there(split, mirror) # as long as the files are the same
 
+# %% ../nbs/28_shards.ipynb #7804a732
 def recipe(
     cls, # a task class
     split:str, # koflan's split name
@@ -87,6 +88,7 @@ def recipe(
     more = dict(pyarrow=pq.core.pa.__version__) if options.get("format") == "parquet" else {}
     return out | more | (dict(notebook=True) if in_notebook(cls) else {})
 
+# %% ../nbs/28_shards.ipynb #6070d5a2
 def named(
     parts:list, # (configuration, split of the source) pairs
 ) -> list: # as "xnli/test", or "test" where there is one configuration only
@@ -196,6 +198,7 @@ def write_part(
 class Kept(list):
     "Entries of files that were there already."
 
+# %% ../nbs/28_shards.ipynb #006a0b2d
 def entries_of(
     job:Job, # a split
     made:dict|None=None, # its recipe, where it is known already
@@ -208,6 +211,7 @@ def entries_of(
     if any(e["recipe"] != (made or job.recipe) for e in old): return None
     return Kept(old) if all(store.sha(e["file"]) == e["sha256"] for e in old) else None
 
+# %% ../nbs/28_shards.ipynb #6af6ee49
 def _entry(job, made, file, part): return dict(file=file, kind=job.cls.kind) | part | dict(recipe=made)
 
 def _noted(job, entries):
@@ -215,6 +219,7 @@ def _noted(job, entries):
     Store(job.out).write(json.dumps(entries, ensure_ascii=False), note_name(job.split, job.cls.name))
     return entries
 
+# %% ../nbs/28_shards.ipynb #ed98d871
 def _write_built(job, made, built):
     "Write one file; a function that gives its entry, once the sha256 is known."
     name, = job.files()
