@@ -246,6 +246,7 @@ def _why(name, local, e):
         return "no such folder, and no such data set on the Hub (a private one needs `hf auth login`)"
     return f"not readable ({type(e).__name__}: {next(iter(str(e).splitlines()), '')[:200]})"
 
+# %% ../nbs/27_manifest.ipynb #1d7fd5c5
 def _culprit(folder):
     "The JSONL file of a folder, and its line, that cannot be read; empty where there is none."
     files = {o.relative_to(folder): o.read_bytes() for o in sorted(folder.rglob("*.jsonl")) if o.is_file()}

@@ -69,6 +69,7 @@ def _scores(trainer):
     return [f"`{data}`의 `{split}` split으로 평가했습니다. random은 아무렇게나 고를 때의 top-1입니다.", "",
             _table(("task", "n", "top-1", "pairwise", "random", "loss"), rows)]
 
+# %% ../nbs/41_model_card.ipynb #b2392566
 def _use(scoring, name):
     "How to call it."
     call = f'RewardModel.from_pretrained("{name}").rank("이 댓글의 감정은?", "굳 ㅋ", ["긍정", "부정"])'
@@ -87,6 +88,7 @@ def _meta(trainer, scoring, data):
     if data: meta["data_licences"] = sorted({o[3] for o in data})
     return ["---", yaml.safe_dump(meta, allow_unicode=True, sort_keys=False).rstrip(), "---"]
 
+# %% ../nbs/41_model_card.ipynb #d14622e0
 def _data(args, data):
     "Markdown of what it was trained on."
     if not data: return [f"`{public_name(args.dataset)}`"]
@@ -94,6 +96,7 @@ def _data(args, data):
     licences = ", ".join(sorted({o[3] for o in data}))
     return [told, "", f"데이터의 라이선스: {licences}. 모델을 공개하기 전에 하나하나 확인하세요."]
 
+# %% ../nbs/41_model_card.ipynb #97addd83
 def _run(trainer):
     "Markdown of how it was trained."
     state, precision = trainer.state, "bf16" if trainer.args.bf16 else "fp32"

@@ -194,6 +194,7 @@ def last_checkpoint(
              if (m := re.fullmatch(r"checkpoint-(\d+)", o.name)) and _whole(o)]
     return max(found)[1] if found else None
 
+# %% ../nbs/41_reward.ipynb #b2879507
 def _whole(checkpoint):
     "Is everything there that a run needs to go on?"
     names = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "model.safetensors")
@@ -232,6 +233,7 @@ def _check_hub(name):
     except errors.EntryNotFoundError as e: raise KoflanError("no model there: config.json is missing") from e
     except errors.HFValidationError as e: raise KoflanError("no such folder") from e
 
+# %% ../nbs/41_reward.ipynb #2945b0d1
 def _why(e):
     "An exception in one short line."
     return printable(f"{type(e).__name__}: {next(iter(str(e).splitlines()), '')}"[:200])
@@ -251,6 +253,7 @@ def load_checkpoint(
         return _loaded(name, scoring, allow_pickle)
     except KoflanError as e: raise KoflanError(f"checkpoint {printable(name)}: {e}") from e
 
+# %% ../nbs/41_reward.ipynb #fbe535e4
 def _loaded(name, scoring, allow_pickle):
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
     safe = dict(trust_remote_code=False)
@@ -359,6 +362,7 @@ def trained_on(
     named = ", ".join(tasks[:5]) + (f" and {len(tasks) - 5} more" if len(tasks) > 5 else "")
     return f"{dataset}: {named} ({records:,} records)"
 
+# %% ../nbs/41_reward.ipynb #4090b08d
 @patch
 def __repr__(self:RewardModel):
     net = _bare(self.model)

@@ -296,10 +296,12 @@ def _write_state(state, folder):
     with whole_file(Path(folder)/"trainer_state.json") as tmp:
         replace(state, best_model_checkpoint=best and Path(best).name).save_to_json(str(tmp))
 
+# %% ../nbs/42_reward_trainer.ipynb #34f76094
 def _find_best(state, folder):
     "Where the best checkpoint of a state is, in the folder of its run."
     if best := state.best_model_checkpoint: state.best_model_checkpoint = str(Path(folder)/Path(best).name)
 
+# %% ../nbs/42_reward_trainer.ipynb #6f2ea530
 class _Remember(TrainerCallback):
     "Writes into every checkpoint what its run began with."
     def __init__(self, began): self.began = began
@@ -339,6 +341,7 @@ def on_step_end(self:StopSignals, args, state, control, **kw):
     if args.process_index == 0: print("stopping after this step, with a checkpoint; once more ends at once", file=sys.stderr)
     control.should_save, control.should_evaluate, control.should_training_stop = True, False, True
 
+# %% ../nbs/42_reward_trainer.ipynb #5c97e7b5
 @patch
 def on_epoch_end(self:StopSignals, args, state, control, **kw):
     if self.number: control.should_save = control.should_evaluate = False # what the step saved is enough
@@ -455,6 +458,7 @@ def _run(trainer, resume):
     _say(args, f"stopped after step {trainer.state.global_step:,}: {where}")
     raise Stopped(stop.number)
 
+# %% ../nbs/42_reward_trainer.ipynb #ecdc6472
 def next_steps(
     args:RewardArguments, # of a run that is done
 ) -> str: # lines

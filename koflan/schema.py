@@ -272,6 +272,7 @@ def broken_line(
         if line.strip() and (why := _line_problem(line)): return f"line {n}: {why}"
     return ""
 
+# %% ../nbs/00_schema.ipynb #f432d051
 def _line_problem(line):
     try: row = json.loads(line)
     except json.JSONDecodeError as e: return f"not JSON ({e.msg}, column {e.colno})"
@@ -308,6 +309,7 @@ def read_records(
     try: return df.select(pl.col(o).cast(t) for o, t in SCHEMA.items() if o in df.columns)
     except pl.exceptions.PolarsError as e: raise _unreadable(path, held, e) from e
 
+# %% ../nbs/00_schema.ipynb #f9422e58
 def _unreadable(path, held, e):
     "The error of a file: the line that is broken where there is one, else what the reader said."
     text = Path(path).suffix == ".jsonl"
