@@ -235,7 +235,8 @@ def oids(
     "The two names that the Hub has for the content of a file."
     whole, git = sha256(), sha1(b"blob %d\0" % Path(path).stat().st_size, usedforsecurity=False)
     with open(path, "rb") as f:
-        while block := f.read(1 << 20): whole.update(block), git.update(block)
+        while block := f.read(1 << 20):
+            for o in (whole, git): o.update(block)
     return whole.hexdigest(), git.hexdigest()
 
 def _there(api, repo, kind):

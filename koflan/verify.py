@@ -150,6 +150,7 @@ def cannot_build(
             cls, was = REGISTRY.get(name), made.get("notebook") and name == made["task"]
             if was and not (cls and in_notebook(cls)): return f"task {name!r} was defined in a notebook or a script"
             if not cls: return f"unknown task {name!r}; is its package installed here?"
+    return None
 
 # %% ../nbs/31_verify.ipynb #48535e77
 def _differs(entry, again, store, tmp):

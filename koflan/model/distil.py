@@ -401,6 +401,3 @@ def koflan_distil(
         made = Distiller(teacher, read_lines(text), output_dir, layers, max_length, phrases, batch_tokens, block, reuse,
                          learning_rate, warmup, seed, precision=precision)
         made.train(max_tokens, cooldown, save_minutes, log_steps)
-
-# %% ../../nbs/model/01_distil.ipynb #3584b15f
-if __name__ == "__main__" and "__file__" in globals(): koflan_distil() # not in a notebook

@@ -264,6 +264,3 @@ def koflan_shrink(
         got = shrink(model, None if text is None else read_lines(text), output_dir, pieces, layers)
         for k, (before, after) in got.items():
             print(f"{k:10}", *(f"{o:>14,.4%}" if isinstance(o, float) else f"{o:>14,}" for o in (before, after)))
-
-# %% ../../nbs/model/00_shrink.ipynb #49bb5b69
-if __name__ == "__main__" and "__file__" in globals(): koflan_shrink() # not in a notebook
