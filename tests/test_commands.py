@@ -147,7 +147,8 @@ def check_checkpoint(folder, data):
         assert abs(ours - theirs) < 1e-4
 
 
-NAMES = ("generate", "tasks", "new_task", "verify", "contamination", "evaluate", "push_to_hub", "demo", "reward_trainer")
+NAMES = ("generate", "tasks", "new_task", "verify", "contamination", "evaluate", "push_to_hub", "demo", "reward_trainer",
+         "model.shrink", "model.distil")
 
 
 def test_commands_answer_help():
@@ -212,7 +213,7 @@ def test_every_option_with_both_spellings():
     done = subprocess.run([PYTHON, "-c", EVERY_OPTION], env=user_environ(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     seen = [o.split() for o in done.stdout.splitlines()]
-    assert {o for o, _ in seen} == {o.replace("reward_trainer", "train_reward") for o in NAMES} and len(seen) > 150, len(seen)
+    assert {o for o, _ in seen} == {o.rpartition(".")[2].replace("reward_trainer", "train_reward") for o in NAMES} and len(seen) > 150, len(seen)
     assert ["generate", "max_instance_per_task"] in seen and ["train_reward", "model_name_or_path"] in seen
 
 
