@@ -41,8 +41,8 @@ def hub(tmp_path_factory):
     repo = folder/"skt"/"kobest_v1"/"copa"
     repo.mkdir(parents=True)
     copa = pl.DataFrame([dict(premise=f"비가 {i}번 왔다.", question="결과", alternative_1=f"땅이 {i}번 젖었다.", alternative_2=f"해가 {i}번 떴다.", label=i % 2) for i in range(3000)])
-    for split in ("train", "test"): copa.write_parquet(repo/f"{split}-00000-of-00001.parquet")
-    (folder/"skt"/"kobest_v1"/"README.md").write_text("---\nconfigs:\n- config_name: copa\n  data_files:\n  - split: train\n    path: copa/train-*\n  - split: test\n    path: copa/test-*\n---\n")
+    for split in ("train", "validation", "test"): copa.write_parquet(repo/f"{split}-00000-of-00001.parquet")
+    (folder/"skt"/"kobest_v1"/"README.md").write_text("---\nconfigs:\n- config_name: copa\n  data_files:\n  - split: train\n    path: copa/train-*\n  - split: validation\n    path: copa/validation-*\n  - split: test\n    path: copa/test-*\n---\n")
     return folder
 
 
