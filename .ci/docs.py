@@ -66,7 +66,7 @@ def pages(folder):
 
 def sidebar(check=False):
     "Write nbs/sidebar.yml: sections in reading order; a new notebook of tutorials/, concepts/ or tasks/ finds its place."
-    modules = [str(o.relative_to(ROOT/"nbs")) for folder in (".", "tasks") for o in sorted((ROOT/"nbs"/folder).glob("*.ipynb")) if NUMBER.match(o.name)]
+    modules = [str(o.relative_to(ROOT/"nbs")) for folder in (".", "model", "tasks") for o in sorted((ROOT/"nbs"/folder).glob("*.ipynb")) if NUMBER.match(o.name)]
     named = lambda text, href: dict(text=text, href=href)
     sections = {"시작": [named("koflan이란", "index.ipynb"), named("In English", "english.ipynb")], "튜토리얼": pages("tutorials"), "개념": pages("concepts"),
                 "태스크": ["gallery.ipynb", *pages("tasks")], "API": modules, "기여": [named("손 보태기", "contribute.qmd"), named("바뀐 것", "changelog.qmd")]}

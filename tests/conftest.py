@@ -21,7 +21,7 @@ def pytest_configure(config): config.addinivalue_line("markers", "mirror: needs 
 
 def command(*args, cwd=None, ok=True, python=PYTHON, **env):
     "Run `python -m koflan.NAME ...` offline, in the user's environment where there is one; returns the finished process."
-    environ = user_environ(python, HF_HUB_OFFLINE="1", **env)
+    environ = user_environ(python, **dict(HF_HUB_OFFLINE="1") | env)
     if python != sys.executable and cwd in (None, ROOT): environ["PYTHONSAFEPATH"] = "1" # the installed koflan, not the one here
     done = subprocess.run([python, "-m", *map(str, args)], cwd=cwd, env=environ, capture_output=True, text=True)
     assert not ok or done.returncode == 0, done.stderr[-3000:]

@@ -308,7 +308,7 @@ def test_a_task_of_a_running_notebook_is_used_at_once(chromium, lab):
     page = run_all(chromium, lab, "mine", lambda page: page.get_by_text("CheckError: stern"))
     said = page.locator(".jp-CodeCell .jp-Cell-outputWrapper").all_inner_texts()
     assert said[1].count("물음 ") == 2 and "○ " in said[1] and "답의 표현 1/1" in said[1]
-    assert "수는 거울 폴더에서 셌습니다." in said[2] and "3 (50.0%)" in said[2]
+    assert "수는 미러 폴더에서 셌습니다." in said[2] and "3 (50.0%)" in said[2]
     assert "books: binary, 10 instructions, rows train 6, test 6: all right" in said[3]
     assert "train/books.jsonl" in said[4] and "{}" in said[4]
     for o in ("CheckError: stern: train: row 3: ValueError: a question mark", "원본 train 3행", "3번째 책, train 물음표", "고칠 것"): assert o in said[5]
