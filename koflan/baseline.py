@@ -11,7 +11,7 @@ from collections import Counter
 import numpy as np
 import polars as pl
 
-from .reward import tally
+from .metrics import tally
 from .schema import KoflanError
 
 # %% ../nbs/45_baseline.ipynb #9f0ad81d

@@ -26,7 +26,8 @@ from .task import Task, find_tasks
 QUIET = "opacity:.75;font-size:.9em" # remarks
 RIGHT, WRONG = "42,157,92", "200,85,61" # red, green, blue of right and wrong answers
 TOPICS = dict(sentiment="감정", topic="주제", hate="혐오", nli="추론", paraphrase="같은 뜻", mrc="독해", commonsense="상식", intent="의도", exam="시험",
-              knowledge="지식", bias="편향", ner="개체명", relation="관계", dialogue="대화", sarcasm="비꼼") | {"word-sense": "낱말 뜻"} # clusters in Korean
+              knowledge="지식", bias="편향", ner="개체명", relation="관계", dialogue="대화", sarcasm="비꼼", emotion="정서",
+              style="말투", grammar="문법", translation="번역", matching="짝짓기", safety="안전") | {"word-sense": "낱말 뜻"} # clusters in Korean
 KINDS_KO = dict(binary="둘 가운데 하나", multiclass="여럿 가운데 하나", multilabel="맞는 것 모두", mrc="글에서 찾기", choice="보기에서 고르기", dialogue="대답하기")
 PLACES = dict(samples="내장 예문", mirror="미러 폴더", hub="Hub", own="태스크가 만든 레코드") # of `HubSource.place`
 

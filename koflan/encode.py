@@ -50,7 +50,8 @@ def _around(tokenizer):
 def _check_texts(texts):
     for o in texts:
         try: o.encode()
-        except (AttributeError, UnicodeEncodeError): raise KoflanError(f"{repr(o)[:80]} is no text") from None # no str, or one with half a surrogate pair
+        except (AttributeError, UnicodeEncodeError): # no str, or one with half a surrogate pair
+            raise KoflanError(f"{repr(o)[:80]} is not text") from None
 
 class Encoder:
     "Turns instruction, input and answers into tokens."
@@ -67,7 +68,7 @@ class Encoder:
     def ids(self,
         texts:list, # texts; equal ones are tokenised once
     ) -> list: # a list of token ids for each
-        "Tokens of texts, without special tokens; `KoflanError` where one is no text."
+        "Tokens of texts, without special tokens; `KoflanError` where one is not text."
         _check_texts(texts)
         unique = list(dict.fromkeys(texts))
         got = self.tokenizer(unique, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"] if unique else []

@@ -18,7 +18,6 @@ from socket import create_connection
 from threading import Thread
 from typing import NamedTuple
 
-import numpy as np
 from fastcore.basics import patch
 from polars.exceptions import PanicException
 

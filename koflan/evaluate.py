@@ -14,8 +14,9 @@ import polars as pl
 
 from .baseline import BASELINES, baselines
 from .commands import command
-from .reward import TALLY, RewardModel, as_text, by_task
 from .manifest import load_records
+from .metrics import TALLY, as_text, by_task
+from .reward import RewardModel
 from .schema import KoflanError, user_errors, whole_file
 
 # %% ../nbs/50_evaluate.ipynb #e0a1c845
@@ -126,13 +127,16 @@ def koflan_evaluate(
     output_csv:str="evaluation.csv", # the table as a file
     baseline:bool=False, # also train the lexical baseline of every task on the train split
     precision:str="auto", # auto: bf16 where the machine has it; fp32; bf16
+    allow_pickle:bool=False, # read weights from pytorch_model.bin where there are no safetensors; only of those you trust
 ):
     "Measure a reward model on every task of a data set."
     with user_errors("koflan_evaluate"):
         if not model_name_or_path: raise KoflanError("--model_name_or_path is missing: a checkpoint folder, or owner/name on the Hub")
         records = load_records(dataset, split)
-        results = evaluate(RewardModel.from_pretrained(model_name_or_path, max_length=max_length, precision=precision), records, max_samples)
+        model = RewardModel.from_pretrained(model_name_or_path, None, max_length, precision, allow_pickle=allow_pickle)
+        results = evaluate(model, records, max_samples)
         if baseline: add_baseline(results, *(o if "task" in o.columns else o.with_columns(task=pl.lit("all")) for o in (load_records(dataset, "train"), records)), max_samples)
-        results.write_csv(output_csv)
         print(results)
+        try: results.write_csv(output_csv)
+        except (OSError, ValueError) as e: raise KoflanError(f"--output_csv {output_csv!r}: {getattr(e, 'strerror', None) or e}") from e
         print(f"written to {output_csv}")

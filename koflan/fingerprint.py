@@ -45,6 +45,7 @@ def _in_file(path, size, time):
         return text, frozenset(_nested(code))
     except (OSError, SyntaxError, ValueError, ImportError): return "", frozenset()
 
+# %% ../nbs/25_fingerprint.ipynb #375b5f20
 def _file_now(path):
     at = os.stat(path)
     return _in_file(path, at.st_size, at.st_mtime_ns)
@@ -110,6 +111,7 @@ def _head(found):
     data = bytes(map(int, found[1].split(",")))
     return f'"function":{(m := _HEAD.match(data)) and m[1] or data}'
 
+# %% ../nbs/25_fingerprint.ipynb #4667f0ff
 def parts_of(
     expr:pl.Expr, # an expression
 ) -> tuple[str, list]: # its JSON, all but the Python functions; these, as polars wraps them
@@ -128,6 +130,7 @@ def _imported(text, package):
     named = {resolve_name(a or b, package) for a, b in _IMPORT.findall(text)}
     return sorted(o for o in named if o.startswith(ROOT))
 
+# %% ../nbs/25_fingerprint.ipynb #82e62bc1
 def _functions(module):
     "The functions of a module and of its classes, as they are loaded."
     space = vars(module)
@@ -150,6 +153,7 @@ def _digest_of(name, spec):
         _DIGESTS[name] = (text, spec), digest
     return digest, text
 
+# %% ../nbs/25_fingerprint.ipynb #7858f6e7
 def modules_of(
     names, # of modules of koflan
 ) -> dict: # name -> a digest of its text, or of its functions where they are not those of the text
@@ -216,6 +220,7 @@ def _apart(self:Walk, o):
     self.modules |= walk.modules
     return walk.digest()
 
+# %% ../nbs/25_fingerprint.ipynb #d41d8fa6
 @patch
 def _holds(self:Walk, o, kind):
     if kind in (set, frozenset): return self.say(kind.__name__, sorted(map(self._apart, o)))
@@ -279,6 +284,7 @@ def _module(self:Walk, o, attributes):
     for k in sorted(attributes & vars(o).keys()) if attributes and self.follows(name) else ():
         self._named(k, vars(o)[k], attributes - {k})
 
+# %% ../nbs/25_fingerprint.ipynb #6ce86b92
 @patch
 def _import(self:Walk, name, package, attributes):
     "A module that a function imports when it runs."

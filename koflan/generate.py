@@ -262,6 +262,7 @@ def _linked(source):
     at = re.sub(r"[^\w./~-]", lambda m: quote(m[0]), repo)
     return f"[{as_markdown(repo)}](https://huggingface.co/datasets/{at})"
 
+# %% ../nbs/30_generate.ipynb #6866688c
 def _left_out(holdout):
     if not holdout: return ""
     rows = [f"| {k} | {as_markdown(why)} |" for k, why in sorted(holdout["left_out"].items())]
@@ -412,6 +413,7 @@ def _carry_out(store, stages, held, asked):
     entries.sort(key=lambda e: (e["recipe"]["task"], SPLITS.index(e["recipe"]["split"]), e["file"]))
     return entries, pairs(stages.failed), pairs(stages.missing)
 
+# %% ../nbs/30_generate.ipynb #224eccd9
 def _partly(job, entries):
     "What is not there of a split that was built from the rest."
     declared, read = named(job.cls.source.parts(job.split)), entries[0]["recipe"]["source"]["parts"]
@@ -440,6 +442,7 @@ def causes(
     for (name, split), why in sorted(failed.items()): same.setdefault(why, {}).setdefault(name, []).append(split)
     return [_cause(why, of) for why, of in same.items()]
 
+# %% ../nbs/30_generate.ipynb #d322f404
 def _cause(why, of):
     (name, splits), *others = of.items()
     if not others: return f"{' '.join(filter(None, [name, ', '.join(splits)]))} failed: {why}"

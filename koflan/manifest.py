@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 import polars as pl
 
-from .schema import KINDS, RECORD, SCHEMA, KoflanError, unknown
+from .schema import KINDS, RECORD, SCHEMA, KoflanError, broken_line, unknown
 from .sources import SPLITS
 from .store import Store, proper
 
@@ -230,13 +230,29 @@ def _loaded(name, split):
     "Anything else that `datasets` can load. A folder gets a cache of its own: `datasets` knows folders by name only."
     import datasets
     if not sys.stderr.isatty(): datasets.disable_progress_bars()
-    local = Path(name).is_dir()
+    local = os.path.isdir(name)
     with TemporaryDirectory() as tmp:
         try: held = datasets.load_dataset(name, **(dict(cache_dir=tmp, keep_in_memory=True) if local else {}))
-        except Exception as e:
-            raise KoflanError(f"dataset {name}: not to be read ({type(e).__name__}: {str(e).splitlines()[0]})") from e
+        except Exception as e: raise KoflanError(f"dataset {name}: {_why(name, local, e)}") from e
         if split not in held: raise KoflanError(f"dataset {name}: {unknown('split', split, held)}")
         return pl.from_arrow(held[split].with_format("arrow")[:])
+
+# %% ../nbs/27_manifest.ipynb #7c41e0d2
+def _why(name, local, e):
+    "Why a data set cannot be read: the file and line of a folder, or what the Hub says."
+    if local and (at := _culprit(Path(name))): return at
+    if isinstance(e, ConnectionError): return "no such folder, and the Hub cannot be reached"
+    if isinstance(e, FileNotFoundError) and not local:
+        return "no such folder, and no such data set on the Hub (a private one needs `hf auth login`)"
+    return f"not readable ({type(e).__name__}: {next(iter(str(e).splitlines()), '')[:200]})"
+
+# %% ../nbs/27_manifest.ipynb #1d7fd5c5
+def _culprit(folder):
+    "The JSONL file of a folder, and its line, that cannot be read; empty where there is none."
+    files = {o.relative_to(folder): o.read_bytes() for o in sorted(folder.rglob("*.jsonl")) if o.is_file()}
+    broken = [f"{name}, {at}" for name, held in files.items() if (at := broken_line(held))]
+    empty = [f"no records: {name} is empty" for name, held in files.items() if not held.strip()]
+    return next(iter(broken + empty), "")
 
 # %% ../nbs/27_manifest.ipynb #650d2e80
 def load_records(
@@ -245,13 +261,15 @@ def load_records(
 ) -> pl.DataFrame: # the columns of `SCHEMA` that it has
     "Read one split of a data set; `KoflanError` says what is missing."
     name, url = str(dataset), "://" in str(dataset)
-    if not (url or Path(name).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", name)):
+    if not (url or os.path.isdir(name) or re.fullmatch(r"[\w.-]+/[\w.-]+", name)):
         raise KoflanError(f"dataset {name}: no such folder, and not a name on the Hub (owner/name)")
     df = _built(Store(name), split) if url or os.path.lexists(f"{name}/{MANIFEST}") else _loaded(name, split)
     if missing := [o for o in RECORD if o not in df.columns]:
         raise KoflanError(f"dataset {name}: no column {missing[0]!r}; there is: {', '.join(df.columns)}")
     try: df = df.select(pl.col(o).cast(t) for o, t in SCHEMA.items() if o in df.columns)
-    except pl.exceptions.PolarsError as e: raise KoflanError(f"dataset {name}: {str(e).splitlines()[0]}") from e
+    except pl.exceptions.PolarsError as e:
+        raise KoflanError(f"dataset {name}: {_why(name, os.path.isdir(name), e)}") from e
+    if df.is_empty(): raise KoflanError(f"dataset {name}: no records in {split}")
     for col in map(df.get_column, (o for o in (*RECORD, "task") if o in df.columns)):
         if (null := _null(col)).any():
             raise KoflanError(f"dataset {name}: {col.name!r} is null in row {null.arg_max()} of {split}")

@@ -60,11 +60,14 @@ class OnnxRewardModel(RewardModel):
         from transformers import AutoConfig, AutoTokenizer
         try: import onnxruntime
         except ImportError as e: raise KoflanError('ONNX models need: pip install "koflan[onnx]"') from e
-        if not (Path(folder)/"model.onnx").is_file(): raise KoflanError(f"{folder}: no model.onnx there")
+        for o in ("model.onnx", "koflan_onnx.json"):
+            if not (Path(folder)/o).is_file(): raise KoflanError(f"{folder}: {o} is missing; export_onnx writes both")
         self.session = onnxruntime.InferenceSession(str(Path(folder)/"model.onnx"), **kwargs)
         self.takes = {o.name for o in self.session.get_inputs()}
-        self.model, self.tokenizer = SimpleNamespace(config=AutoConfig.from_pretrained(folder)), AutoTokenizer.from_pretrained(folder)
-        self.scorer = Scorer(self.model, self.tokenizer, json.loads((Path(folder)/"koflan_onnx.json").read_text())["max_length"])
+        self.model = SimpleNamespace(config=AutoConfig.from_pretrained(folder, trust_remote_code=False))
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        told = json.loads((Path(folder)/"koflan_onnx.json").read_text(encoding="utf-8"))
+        self.scorer = Scorer(self.model, self.tokenizer, told["max_length"])
         self.encoder, self.precision = self.scorer.encoder, "fp32"
 
     def run(self, batch): return self.session.run(None, {k: v.numpy() for k, v in batch.items() if k in self.takes})[0]

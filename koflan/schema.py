@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCHEMA', 'RECORD', 'KINDS', 'PLACEHOLDER', 'KoflanError', 'printable', 'as_markdown', 'Stopped', 'stoppable',
            'user_errors', 'features', 'unknown', 'problems', 'RecordError', 'check', 'fault_exprs', 'faults', 'sync',
-           'whole_file', 'write_records', 'read_records', 'write_text', 'write_json']
+           'whole_file', 'write_records', 'broken_line', 'read_records', 'write_text', 'write_json']
 
 # %% ../nbs/00_schema.ipynb #eb3c7ad2
 import json
@@ -263,6 +263,28 @@ def _frame(records):
     cols = [o for o in SCHEMA if o in RECORD or any(o in row for row in rows)]
     return pl.DataFrame(rows, schema={o: SCHEMA[o] for o in cols})
 
+# %% ../nbs/00_schema.ipynb #56b31e57
+def broken_line(
+    held:bytes, # what a JSONL file holds
+) -> str: # as "line 3: not JSON (Expecting value, column 2)"; empty where every line can be a record
+    "The first line that cannot be a record, and why."
+    for n, line in enumerate(held.split(b"\n"), 1):
+        if line.strip() and (why := _line_problem(line)): return f"line {n}: {why}"
+    return ""
+
+# %% ../nbs/00_schema.ipynb #f432d051
+def _line_problem(line):
+    try: row = json.loads(line)
+    except json.JSONDecodeError as e: return f"not JSON ({e.msg}, column {e.colno})"
+    except (ValueError, RecursionError) as e: return f"not JSON ({e})"
+    if not isinstance(row, dict): return "not a JSON object"
+    try: json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError: return "a text holds half of a surrogate pair"
+    for k in RECORD:
+        kind, name = (str, "a text") if k in RECORD[:2] else (list, "a list of texts")
+        if not isinstance(row.get(k), kind | None): return f"{k} is not {name}"
+    return ""
+
 # %% ../nbs/00_schema.ipynb #51943344
 def _fetched(url):
     "What a file behind an fsspec URL holds."
@@ -282,11 +304,18 @@ def read_records(
     if not (Path(path).stat().st_size if held is None else held): return pl.DataFrame(schema=SCHEMA) # a task of which no row was kept
     read = pl.read_parquet if Path(path).suffix == ".parquet" else partial(pl.read_ndjson, infer_schema_length=None)
     try: df = read(held or path)
-    except (pl.exceptions.PolarsError, PanicException, OSError, ValueError) as e:
-        raise KoflanError(f"{path}: not readable: {str(e).splitlines()[0]}") from e
+    except (pl.exceptions.PolarsError, PanicException, OSError, ValueError) as e: raise _unreadable(path, held, e) from e
     if missing := [o for o in RECORD if o not in df.columns]: raise KoflanError(f"{path}: no column {missing[0]!r}")
     try: return df.select(pl.col(o).cast(t) for o, t in SCHEMA.items() if o in df.columns)
-    except pl.exceptions.PolarsError as e: raise KoflanError(f"{path}: {str(e).splitlines()[0]}") from e
+    except pl.exceptions.PolarsError as e: raise _unreadable(path, held, e) from e
+
+# %% ../nbs/00_schema.ipynb #f9422e58
+def _unreadable(path, held, e):
+    "The error of a file: the line that is broken where there is one, else what the reader said."
+    text = Path(path).suffix == ".jsonl"
+    try: at = broken_line(held or Path(path).read_bytes()) if text else ""
+    except OSError: at = ""
+    return KoflanError(f"{path}, {at}" if at else f"{path}: not readable: {next(iter(str(e).splitlines()), type(e).__name__)}")
 
 # %% ../nbs/00_schema.ipynb #cb18cd83
 def write_text(

@@ -267,6 +267,14 @@ class BorrowTask(LendingTask):
         usable = (pl.col(self.reply).str.strip_chars() != "").fill_null(False)
         return df.select("_row", group=pl.col(self.group).hash(), text=self.reply, q=said(self.asked), code=said(self.reply), usable=usable)
 
+    def near(self,
+        ring:Loans, # what `lends` gave, for all rows
+        own:np.ndarray, # positions in `ring.lent` of the rows that are asked
+        other:np.ndarray, # positions of the rows that might lend to each: (rows, window)
+    ) -> np.ndarray: # bool, (rows, window)
+        "Which answers are so close to the right one that they might be right as well?"
+        return np.zeros(other.shape, dtype=bool)
+
 # %% ../nbs/05_shapes.ipynb #a22707c7
 def _given(ring, own, other):
     "Is the answer of each other row one that was given to this row's question, here or in any row?"
@@ -279,5 +287,6 @@ def _given(ring, own, other):
 
 @patch
 def wrong(self:BorrowTask, rows, ring):
-    other, keep = ring.after(rows, self.window)
-    return _chosen(ring, other, keep & ring.usable[other] & ~_given(ring, ring.places(rows), other), self.most)
+    own, (other, keep) = ring.places(rows), ring.after(rows, self.window)
+    keep &= ring.usable[other] & ~_given(ring, own, other) & ~self.near(ring, own, other)
+    return _chosen(ring, other, keep, self.most)

@@ -69,6 +69,7 @@ def _code(cls, options):
 @lru_cache(1 << 10)
 def _there(source, split, mirror, stamp): return source.there(split, mirror) # as long as the files are the same
 
+# %% ../nbs/28_shards.ipynb #7804a732
 def recipe(
     cls, # a task class
     split:str, # koflan's split name
@@ -84,6 +85,7 @@ def recipe(
     more = dict(pyarrow=pq.core.pa.__version__) if options.get("format") == "parquet" else {}
     return out | more | (dict(notebook=True) if in_notebook(cls) else {})
 
+# %% ../nbs/28_shards.ipynb #6070d5a2
 def named(
     parts:list, # (configuration, split of the source) pairs
 ) -> list: # as "xnli/test", or "test" where there is one configuration only
@@ -204,6 +206,7 @@ def entries_of(
     if any(e["recipe"] != made for e in old): return None
     return old if all(store.sha(e["file"]) == e["sha256"] for e in old) else None
 
+# %% ../nbs/28_shards.ipynb #6af6ee49
 def _entry(job, made, file, part): return dict(file=file, kind=job.cls.kind) | part | dict(recipe=made)
 
 def _noted(job, entries):

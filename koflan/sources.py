@@ -175,6 +175,7 @@ def _listed(path, config, split):
     there = lambda names: {o: files for o in names if (files := sorted(f"{path}/{file}" for file in glob(listed[o], root_dir=path)))}
     return there(listed.keys() & {split}) or there(listed) # a mirror need not hold all splits
 
+# %% ../nbs/03_sources.ipynb #6c680862
 def _in_card(path, config, split):
     "The same, where the files are all parquet."
     held = _listed(path, config, split)
@@ -418,6 +419,7 @@ def _held(self:HubSource, mirror, parts):
     if len(parts) == 1 or self.place(mirror) != "samples": return parts
     return [o for o in parts if _has_sample(self.repo, o[0])] or parts[:1]
 
+# %% ../nbs/03_sources.ipynb #b86008d6
 @patch
 def opened(self:HubSource,
     split:str, # koflan's split name
@@ -433,6 +435,7 @@ def opened(self:HubSource,
     if gone and not (skip and out): raise gone[0]
     return out
 
+# %% ../nbs/03_sources.ipynb #56f2535d
 @patch
 def there(self:HubSource,
     split:str, # koflan's split name
@@ -564,6 +567,7 @@ def _as_record(row):
     right = isinstance(row, dict) and all(isinstance(row.get(o), str) for o in RECORD[:2]) and all(texts(row.get(o)) for o in RECORD[2:])
     return {o: row[o] if right else None for o in RECORD}
 
+# %% ../nbs/03_sources.ipynb #4fc91ffc
 @patch
 def _open_part(self:OwnRows, mirror, config, split):
     folder, rows, paths = TemporaryDirectory(), iter(self.make(split, mirror)), []

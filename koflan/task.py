@@ -32,7 +32,8 @@ from .sources import CHUNK, OwnRows
 
 # %% ../nbs/04_task.ipynb #0544f10f
 CLUSTERS = ("sentiment", "topic", "hate", "nli", "paraphrase", "mrc", "commonsense", "intent", "exam", "knowledge", "bias", "ner",
-            "relation", "dialogue", "word-sense", "sarcasm") # what a task is about
+            "relation", "dialogue", "word-sense", "sarcasm", "emotion", "style", "grammar", "translation", "matching",
+            "safety") # what a task is about
 REGISTRY = {} # name -> class of every task defined so far
 
 def _register(cls):

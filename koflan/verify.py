@@ -129,6 +129,7 @@ class Unchecked(str):
         self.files, self.why = files, why
         return self
 
+# %% ../nbs/31_verify.ipynb #154375d7
 def _one_line(
     found, # lines
 ):
@@ -227,6 +228,7 @@ def _counted(found):
     counts = dict(different=len(found) - len(unknown)) | {"cannot be checked": sum(len(o.files) for o in unknown)}
     return ", ".join(f"{n} {what}" for what, n in counts.items() if n) or "all is right"
 
+# %% ../nbs/31_verify.ipynb #cd61107b
 @command
 def koflan_verify(
     folder:str, # data folder of koflan_generate, or an fsspec URL (s3://bucket/data)

@@ -109,14 +109,14 @@ def train_args(data, out, checkpoint=None):
 
 
 def test_packed_training(data, tmp_path):
-    command(*train_args(data, tmp_path), "--scoring", "packed")
+    command(*train_args(data, tmp_path)) # --from_scratch is packed unless told otherwise
     done = command("koflan.evaluate", "--model_name_or_path", tmp_path/"test", "--dataset", data, "--output_csv", tmp_path/"e.csv")
     assert "macro" in done.stdout and json.loads((tmp_path/"test"/"config.json").read_text())["koflan_scoring"] == "packed"
 
 
 def test_train_killed_and_resumed(data, tmp_path):
     "The command of the design, from a local checkpoint; killed after its first epoch, then run again."
-    command(*train_args(data, tmp_path/"first"), ok=True)
+    command(*train_args(data, tmp_path/"first"), "--scoring", "pair")
     args = [str(o) for o in train_args(data, tmp_path/"second", tmp_path/"first"/"test")]
     run = subprocess.Popen([PYTHON, "-m", *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=user_environ())
     until = time.time() + 120

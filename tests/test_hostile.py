@@ -128,7 +128,7 @@ def test_a_manifest_does_not_choose_where_and_how(folder, capsys):
     code, out, said = run(koflan_verify, capsys, folder=str(folder))
     assert code == 1 and not said and ours(folder) == before
     for o in strange: assert f"manifest.json: option {o!r} is not known\n" in out
-    assert "cannot be built again" not in out and "Ray" not in out.replace("ray_address", "")
+    assert "cannot be checked" not in out and "Ray" not in out.replace("ray_address", "")
 
     mixing = dict(how="proportional", rate_max=9, total=None, weights="/etc/passwd")
     options = dict(seed=0, cap=None, mixing=mixing)

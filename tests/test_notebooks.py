@@ -10,8 +10,8 @@ from conftest import ROOT
 
 PATHS = [o for o in sorted((ROOT/"nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in o.parts]
 NOTEBOOKS = {o: json.loads(o.read_text(encoding="utf-8")) for o in PATHS}
-FLOORS = """chance schema commands korean prompts sources task shapes check display tasks new_task mixing store manifest shards engines
-    generate verify contamination encode reward model losses model_card reward_trainer curves onnx_export baseline evaluate
+FLOORS = """chance schema commands korean prompts sources task shapes check display tasks new_task mixing fingerprint store manifest shards engines
+    generate verify contamination encode metrics reward model losses model_card reward_trainer curves onnx_export baseline evaluate
     push_to_hub demo widgets __main__""".split()
 
 

@@ -163,3 +163,82 @@ def test_the_cuda_path_can_be_built(tokenizer):
     assert model.device.type == device and model.precision == precision_for(device)
     batch = model.scorer.collate(model.scorer.pieces([7], [8], [[9], [10, 11]]))
     assert model.scorer.forward(model.model, {k: v.to(device) for k, v in batch.items()}).shape == (2,)
+
+
+def stop(number, data, out, args, seen):
+    "A run that is told to stop once `seen` is there; its exit code and what it said."
+    line = [sys.executable, "-m", "koflan.reward_trainer", "--do_train", "--do_eval", "--dataset", str(data), "--output_dir", str(out)]
+    run = subprocess.Popen([*line, *map(str, SMALL + args)], env=os.environ | dict(HF_HUB_OFFLINE="1") | ENV,
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    end = time.time() + 240
+    while not seen.exists() and run.poll() is None and time.time() < end: time.sleep(.01)
+    run.send_signal(number)
+    said, _ = run.communicate(timeout=240)
+    return run.returncode, said
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_and_resumed(number, code, data, tmp_path):
+    "Ctrl-C and SIGTERM save the step that runs; the same command goes on, and ends with the weights of a run that was never stopped."
+    from safetensors.numpy import load_file
+    args = ["--dropout", .1, "--per_device_train_batch_size", 8, "--num_train_epochs", 6, "--logging_steps", 1, "--save_steps", 4,
+            "--eval_strategy", "epoch", "--load_best_model_at_end", "False"]
+    train(data, tmp_path/"whole", *args)
+    run = tmp_path/"run"
+    ended, said = stop(number, data, run, args, run/"checkpoint-4"/"trainer_state.json")
+    last = max((int(o.name.split("-")[1]), o) for o in run.glob("checkpoint-*"))[1]
+    assert ended == code and "Traceback" not in said, said
+    assert f"the last checkpoint is {last}; the same command goes on from there" in said and "macro" not in said
+    assert {o.name for o in run.iterdir()} == {o.name for o in run.glob("checkpoint-*")} # no model that looks finished
+    as_model = command("koflan.evaluate", "--model_name_or_path", run, "--dataset", data, ok=False)
+    assert as_model.returncode == 2 and f"checkpoint {run}: unfinished run; the last checkpoint is {last}" in as_model.stderr
+    done = train(data, run, *args)
+    assert f"resuming from {last}" in done.stderr
+    assert f"to evaluate it: koflan_evaluate --model_name_or_path {run} --dataset {data}\n" in done.stdout
+    close(losses(tmp_path/"whole"), losses(run))
+    one, two = (load_file(tmp_path/o/"model.safetensors") for o in ("whole", "run"))
+    assert one.keys() == two.keys() and max(abs(one[k] - two[k]).max() for k in one) <= 1e-5
+
+
+def test_nothing_of_the_machine_is_saved(data, tmp_path):
+    "No file of a run names a folder of this machine, and none is a pickle that nobody reads."
+    base, run = tmp_path/"me"/"base", tmp_path/"me"/"run"
+    train(data, base, "--num_train_epochs", 1, "--save_strategy", "no")
+    start = [o for o in SMALL if o not in ("--from_scratch",)]
+    args = ["--do_train", "--do_eval", "--model_name_or_path", base, "--dataset", data, "--output_dir", run, "--max_steps", 4, "--save_steps", 2,
+            "--eval_strategy", "steps", "--eval_steps", 2, "--load_best_model_at_end"]
+    command("koflan.reward_trainer", *start, *args, **ENV)
+    held = [o for o in run.rglob("*") if o.is_file()]
+    assert {"README.md", "config.json", "trainer_state.json", "checkpoint-2", "checkpoint-4"} <= {o.name for o in run.iterdir()}
+    for file in held:
+        for o in (tmp_path, data, Path.home(), sys.prefix): assert str(o).encode() not in file.read_bytes(), (file, o)
+    assert not [o for o in held if o.name == "training_args.bin"] and not list(base.rglob("*.bin"))
+    card = (run/"README.md").read_text(encoding="utf-8")
+    assert "--model_name_or_path base" in card and "--dataset data" in card and "--output_dir run" in card and "base_model" not in card
+    assert json.loads((run/"config.json").read_text())["koflan_trained_on"].startswith("data: kobest_copa, nsmc, unsmile (")
+    moved = run.rename(tmp_path/"moved") # and goes on elsewhere, with its best checkpoint
+    again = command("koflan.reward_trainer", *start, *[moved if o == run else o for o in args], **ENV)
+    assert "resuming from" in again.stderr and "Could not locate" not in again.stderr
+
+
+def test_a_pickle_in_a_checkpoint_does_not_run(data, tmp_path):
+    "Neither as weights, which are refused, nor as the state of a run that goes on."
+    import torch
+    ran = tmp_path/"ran"
+    args = ["--max_steps", 4, "--save_steps", 2, "--per_device_train_batch_size", 8]
+    train(data, tmp_path/"run", *args)
+    for o in ("optimizer.pt", "scheduler.pt", "rng_state.pth"): torch.save(Touch(ran), tmp_path/"run"/"checkpoint-2"/o)
+    done = train(data, tmp_path/"run", *args, "--resume_from_checkpoint", tmp_path/"run"/"checkpoint-2", ok=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "its state cannot be read" in done.stderr, done.stderr[-2000:]
+    (tmp_path/"run"/"model.safetensors").unlink()
+    torch.save(Touch(ran), tmp_path/"run"/"pytorch_model.bin")
+    for more, says in (([], "pytorch_model.bin can hold code"), (["--allow_pickle"], "its model cannot be read")):
+        done = command("koflan.evaluate", "--model_name_or_path", tmp_path/"run", "--dataset", data, *more, ok=False)
+        assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr
+    assert not ran.exists()
+
+
+class Touch:
+    "A pickle that makes a file when it is loaded without care."
+    def __init__(self, path): self.path = path
+    def __reduce__(self): return Path.touch, (self.path,)
