@@ -233,7 +233,7 @@ def oids(
     path, # a file
 ) -> tuple: # (sha256, git's sha1), either is what the Hub may say of it
     "The two names that the Hub has for the content of a file."
-    whole, git = sha256(), sha1(b"blob %d\0" % Path(path).stat().st_size)
+    whole, git = sha256(), sha1(b"blob %d\0" % Path(path).stat().st_size, usedforsecurity=False)
     with open(path, "rb") as f:
         while block := f.read(1 << 20): whole.update(block), git.update(block)
     return whole.hexdigest(), git.hexdigest()
