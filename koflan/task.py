@@ -231,9 +231,9 @@ def convert(self:Task,
     chance = Chance(self.seed, self.name, split)
     self._texts(rows)
     df, dropped = self._asked(rows, chance)
-    if only is not None: df = df.filter(pl.Series(np.isin(df["_row"].to_numpy(), only)))
     a = self.answers(df, chance) if lent is None else self.answers(df, chance, lent)
     a = listed(a) if isinstance(a, pl.DataFrame) else a
+    if only is not None: a = take(a, np.isin(a.rows["_row"].to_numpy(), only)) # answers may come from other rows
     said = self._filled(a, chance)
     allow = dict(allow_no_input=allow_no_input and self.input_optional, allow_no_negative=allow_no_negative)
     why = first_broken(rules(a, said, self.kind, **allow))
