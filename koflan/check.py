@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from .artefacts import ENOUGH, found_out, yes_sides
 from .prompts import check_fields, lint
 from .schema import KoflanError, printable, problems
 from .sources import SAMPLES, OwnRows
@@ -173,6 +174,17 @@ def _caps(task, split):
     few, more = (task.build(split, cap=k, allow_no_negative=True).records["id"] for k in (2, 5))
     return [] if few.is_in(more.implode()).all() else [Fault(f"{split}: the records under cap 2 are not among those under cap 5", "leave the cap to Task.build")]
 
+# %% ../nbs/06_check.ipynb #f2ff80e4
+def _artefacts(cls, task, frames):
+    "Faults of what gives answers away, and of questions that are asked from one side."
+    out, sides = [], yes_sides(cls.prompts)
+    if len(set(sides.values())) > 1 and "yes" not in cls.artefacts and not in_notebook(cls):
+        said = ", ".join(f"{k} {v}" for k, v in sides.items())
+        out.append(Fault(f"instructions answered with yes, by label: {said}", "ask as many from each side, or say why: artefacts = dict(yes=...)"))
+    if sum(map(len, frames.values())) < ENOUGH: return out
+    records = pl.concat(task.build(o, cap=2_000, **_allow(task)).records for o in frames)
+    return out + [Fault(f"solved without reading, {k}: {v}", f"mend it, or say why it stays: artefacts = dict({k}=...)") for k, v in found_out(cls, records).items()]
+
 # %% ../nbs/06_check.ipynb #610964f5
 def _pieces(task, split, records):
     "Faults of the ways that a build takes: straight to lines, and piece by piece."
@@ -198,6 +210,7 @@ def check_task(
         raise CheckError(cls.name, cls, [Fault(f"{o}: generate() makes other records when it is called again", STEADY) for o in fickle])
     found += _reach(cls, frames) + [o for split, rows in frames.items() for o in _records(task, split, rows)]
     found = found or _together(task, list(frames))
+    found = found or _artefacts(cls, task, frames)
     if found: raise CheckError(cls.name, cls, found)
     counts = ", ".join(f"{split} {len(rows)}" for split, rows in frames.items())
     return f"{cls.name}: {cls.kind}, {len(cls.prompts)} instructions, rows {counts}: all right"

@@ -223,7 +223,8 @@ def facts(
     about = dict(zip(("원본", "공개된 크기"), (f"{d['repo']}{' / ' + d['config'] if d['config'] else ''}", d["rows"] or "밝혀져 있지 않음")))
     may = "만든 데이터를 공개할 수 있음" if source.derivable else "만든 데이터를 공개할 수 없음"
     return about | {"사용 허가": f"{d['licence'] or '알 수 없음'} ({may})", "종류": f"{d['kind']} ({KINDS_KO.get(d['kind'], d['kind'])})", "무리": f"{d['cluster']} ({TOPICS.get(d['cluster'], d['cluster'])})",
-                    "지시문": f"{len(task.prompts)}개, 답이 같은 것끼리 {len(task.prompts.asks)}묶음", "인용": task.citation or "적혀 있지 않음"}
+                    "지시문": f"{len(task.prompts)}개, 답이 같은 것끼리 {len(task.prompts.asks)}묶음", "인용": task.citation or "적혀 있지 않음",
+                    **({"알려진 흔적": " ".join(task.artefacts.values())} if task.artefacts else {})}
 
 # %% ../nbs/07_display.ipynb #987c7f89
 @patch
