@@ -6,7 +6,7 @@
 __all__ = ['RULES', 'OUTER', 'LIMIT', 'ENOUGH', 'solved', 'chi_squared', 'critical', 'leaks', 'yes_sides', 'has_labels',
            'found_out']
 
-# %% ../nbs/06_artefacts.ipynb #ac5f5db1
+# %% ../nbs/06_artefacts.ipynb #8d84d250
 from collections import Counter
 
 import polars as pl
@@ -14,7 +14,7 @@ import polars as pl
 from .korean import letter_pairs
 from .shapes import LabelTask, MultiLabelTask
 
-# %% ../nbs/06_artefacts.ipynb #f07d5b3f
+# %% ../nbs/06_artefacts.ipynb #0aa0319f
 RULES = ("answer", "longest", "overlap")
 
 def _top(scores, right):
@@ -32,7 +32,7 @@ def _tried(row, right, listed):
     return dict(chance=chance, answer=_top([(right[o] - g + chance) / listed[o] for o, g in zip(answers, good)], good),
                 longest=_top([len(o) for o in answers], good), overlap=_top([share(letter_pairs(o)) for o in answers], good))
 
-# %% ../nbs/06_artefacts.ipynb #d9f39e5b
+# %% ../nbs/06_artefacts.ipynb #bad0f121
 def solved(
     records:pl.DataFrame, # `template`, `input`, `positives`, `negatives`
     balanced:bool=False, # does every right answer to an instruction weigh the same?
@@ -48,7 +48,7 @@ def solved(
         for k, v in _tried(row, right, listed).items(): out[k] += v / weight[o] / total
     return dict(records=len(rows)) | {k: round(v, 3) for k, v in out.items()}
 
-# %% ../nbs/06_artefacts.ipynb #00e0f7b6
+# %% ../nbs/06_artefacts.ipynb #ad0b15c3
 OUTER = {"quotes around": r"""^["'“‘].*["'”’]$""", "brackets around": r"^[\[(<{〈《].*[\])>}〉》]$", "a quote in front": r"""^["'“‘]""",
          "markup": r"<[a-z/][^>]*>|&[a-z]+;", "a tab or a line break": r"[\t\r\n]", "a byte order mark": "\ufeff"} # mark -> pattern
 
@@ -68,7 +68,7 @@ def critical(
     "What the statistic exceeds by chance once in a thousand times."
     return freedom * (1 - 2 / (9 * freedom) + 3.09 * (2 / (9 * freedom))**.5)**3
 
-# %% ../nbs/06_artefacts.ipynb #27b976a5
+# %% ../nbs/06_artefacts.ipynb #7e05293e
 def leaks(
     prompts, # a task's prompts, with answers
     records:pl.DataFrame, # `template`, `input`, `positives`
@@ -84,7 +84,7 @@ def leaks(
         if v > .1 and chi > critical(max(1, len(counts) - 1)): out[mark] = round(v, 2)
     return out
 
-# %% ../nbs/06_artefacts.ipynb #f641ecd0
+# %% ../nbs/06_artefacts.ipynb #268c996c
 def yes_sides(
     prompts, # a task's prompts
 ) -> dict: # label -> instructions to which it answers yes; labels that say neither yes nor no are left out
@@ -96,7 +96,7 @@ def yes_sides(
             if words[0].startswith(("네", "예,", "응", "아니", "예")) and len(words[0]) <= 3: spoken.add(label)
     return {o: yes[o] for o in sorted(spoken)}
 
-# %% ../nbs/06_artefacts.ipynb #581d8bf8
+# %% ../nbs/06_artefacts.ipynb #c628ed70
 LIMIT, ENOUGH = .1, 200 # what a rule may solve beyond chance, records from which it is held against a task
 
 def has_labels(

@@ -301,7 +301,7 @@ class LendingTask(Task):
         return df.with_columns(*said.select(positives=pl.concat_list("0"), negatives=wrong),
                                *([pl.coalesce(why).alias("_why")] if why else []))
 
-# %% ../nbs/05_shapes.ipynb #68b3722d
+# %% ../nbs/05_shapes.ipynb #9eab104b
 @patch
 def answer_forms(self:LendingTask, df, chosen, lent):
     places = self._places(df, lent)
@@ -362,7 +362,7 @@ def wrong(self:SpanTask, rows, ring):
     keep[at[clash], step[clash]] = False
     return _chosen(ring, other, _unnested(ring, other, keep), self.most)
 
-# %% ../nbs/05_shapes.ipynb #e63c3960
+# %% ../nbs/05_shapes.ipynb #2ecc1053
 _UNITS = "년|월|일|시|분|초|명|개|원|회|위|세|살|층|곳|건|종|배|권|대|차|호|주|달러|미터|퍼센트|%|km|m|kg"
 _QUANTITY = re.compile(rf"\d[\d,.]*(?:[천만억조]\s?)?(?:{_UNITS})(?:\s\d+(?:월|일|시|분))*(?![A-Za-z])")
 _QUOTES = ("‘’", "“”", "''", '""', "《》", "〈〉", "「」", "『』", "<>")
@@ -386,7 +386,7 @@ def nested(
     a, b = normal_form(a), normal_form(b)
     return a in b or b in a
 
-# %% ../nbs/05_shapes.ipynb #de5eae68
+# %% ../nbs/05_shapes.ipynb #4f277c9c
 def told_apart(
     found:list, # texts that may be wrong answers
     said:list, # answers that stand already, the right one first
@@ -433,7 +433,7 @@ def _given(ring, own, other):
     given[at] = np.isin(pair(q[own[at], None], ring.code[other[at]]), pair(q[again], ring.code[again]))
     return given
 
-# %% ../nbs/05_shapes.ipynb #e3ea6e3a
+# %% ../nbs/05_shapes.ipynb #7a9d6a4d
 @patch
 def wrong(self:BorrowTask, rows, ring):
     if self.near and len(rows) > 4096: # bounds the memory
@@ -448,7 +448,7 @@ def wrong(self:BorrowTask, rows, ring):
 def unfair(self:BorrowTask, places, ring):
     return dict(common_answer=ring.stock(self.common)[places[0]]) if self.common else {}
 
-# %% ../nbs/05_shapes.ipynb #f6c7aa18
+# %% ../nbs/05_shapes.ipynb #a9afd454
 @patch
 def stock(self:Loans,
     common:int, # questions
@@ -468,7 +468,7 @@ def shared(self:Loans,
     n = pl.col("a").list.set_intersection("b").list.len()
     return both.select(n / pl.col("b").list.len().clip(1)).to_series().to_numpy()
 
-# %% ../nbs/05_shapes.ipynb #c5b1f6e4
+# %% ../nbs/05_shapes.ipynb #9c8def60
 @patch
 def alike(self:BorrowTask,
     own:np.ndarray, # positions

@@ -41,6 +41,7 @@ APEACH_PROMPTS = Prompts(
 class APEACH(LabelTask):
     "혐오나 비하가 담긴 글인지 판별"
     name, kind, cluster = "apeach", "binary", "hate"
+    version = "1.1"
     source, prompts = APEACH_SOURCE, APEACH_PROMPTS
     label = "class"
     corpus = ("beep", "apeach")

@@ -56,6 +56,7 @@ AULM_PROMPTS = Prompts(
 class Aulm(Task):
     "대화에 이어질 챗봇의 답 쓰기"
     name, kind, cluster = "aulm", "dialogue", "dialogue"
+    version = "1.1"
     source, prompts = AULM_SOURCE, AULM_PROMPTS
     drops = {"unknown_speaker": ~pl.col("known"), "no_reply": ~pl.col("replied") | (pl.col("reply") == ""),
              "empty_input": pl.col("history") == "", "empty_turn": pl.col("asked") == ""}

@@ -42,6 +42,7 @@ CHATBOT_PROMPTS = Prompts(
 class Chatbot(BorrowTask):
     "말 한마디에 어울리는 대답 고르기"
     name, kind, cluster = "chatbot", "choice", "dialogue"
+    version = "1.1"
     source, prompts = CHATBOT_SOURCE, CHATBOT_PROMPTS
     drops = CHATBOT_DROPS
     asked, reply, group = "Q", "A", None
@@ -78,6 +79,7 @@ CHATBOT_MOOD_PROMPTS = Prompts(_TOPIC, _TALK, _STORY, input="{Q}")
 class ChatbotMood(LabelTask):
     "챗봇에게 건넨 말이 일상, 이별, 사랑 가운데 무엇에 관한 것인지"
     name, kind, cluster = "chatbot_mood", "multiclass", "topic"
+    version = "1.1"
     source, prompts = CHATBOT_SOURCE, CHATBOT_MOOD_PROMPTS
     drops = CHATBOT_DROPS | {"two_labels": pl.col("label").n_unique().over("Q") > 1}
     whole = True # two_labels looks at other rows

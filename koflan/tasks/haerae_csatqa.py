@@ -59,6 +59,7 @@ CSATQA_PROMPTS = Prompts(
 class HaeraeCSATQA(ChoiceTask):
     "수능 국어 문제의 답 고르기"
     name, kind, cluster = "haerae_csatqa", "choice", "exam"
+    version = "1.1"
     source, prompts = CSATQA_SOURCE, CSATQA_PROMPTS
     choices, gold, gold_from = OPTIONS, "gold", 1
     corpus = "csat-korean"

@@ -46,6 +46,7 @@ LEAST = 3 # wrong answers from the paragraph that a record should have
 class KlueMRC(SpanTask):
     "글에서 질문의 답을 찾거나 답이 없다고 말하기"
     name, cluster = "klue_mrc", "mrc"
+    version = "1.1"
     source, prompts = KLUE_MRC_SOURCE, KLUE_MRC_PROMPTS
     between = " / "
     corpus = ("wikipedia-ko", "hankyung", "acrofan")

@@ -115,6 +115,7 @@ CITATION = "Park, S., Moon, J., Kim, S., Cho, W. I., Han, J., Park, J., ... Cho,
 class KlueNER(LabelTask):
     "문장에 나온 이름의 갈래(날짜, 장소, 기관, 사람, 수량, 시간)"
     name, kind, cluster = "klue_ner", "multiclass", "ner"
+    version = "1.1"
     source, prompts = KLUE_NER_SOURCE, KLUE_NER_PROMPTS
     names, label = TYPES, "number"
     corpus, citation = ("wikitree", "naver-movie"), CITATION
@@ -157,6 +158,7 @@ def other_types(
 class KlueNERChoice(Task):
     "문장에서 물은 갈래(장소, 사람 등)의 이름 고르기"
     name, kind, cluster = "klue_ner_choice", "choice", "ner"
+    version = "1.1"
     source, prompts = KLUE_NER_SOURCE, KLUE_NER_CHOICE_PROMPTS
     drops = NO_NAME | {"one_type": pl.col("found").list.eval(pl.element().struct.field("type")).list.n_unique() < 2}
     between = " / "

@@ -63,6 +63,7 @@ _BLANK = {"empty_text": (pl.col("premise") == "") | (pl.col("hypothesis") == "")
 class KlueNLI(LabelTask):
     "전제와 가설의 관계: 함의, 중립, 모순"
     name, kind, cluster = "klue_nli", "multiclass", "nli"
+    version = "1.1"
     source, prompts = KLUE_NLI_SOURCE, KLUE_NLI_PROMPTS
     drops = _BLANK
     corpus = ("wikitree", "policy-briefing", "wikinews-ko", "wikipedia-ko", "naver-movie", "airbnb-ko")

@@ -110,6 +110,7 @@ KLUE_RE_PROMPTS = Prompts(
 class KlueRE(LabelTask):
     "문장 속 주체와 대상의 관계 서른 가지"
     name, kind, cluster = "klue_re", "multiclass", "relation"
+    version = "1.1"
     source, prompts = KLUE_RE_SOURCE, KLUE_RE_PROMPTS
     drops = {"no_entity": pl.col("subject").is_null() | pl.col("object").is_null()}
     corpus = ("wikipedia-ko", "wikitree", "policy-briefing")

@@ -47,6 +47,7 @@ KLUE_STS_PROMPTS = Prompts(
 class KlueSTS(LabelTask):
     "두 문장의 뜻이 비슷한지 여부"
     name, kind, cluster = "klue_sts", "binary", "paraphrase"
+    version = "1.1"
     source, prompts = KLUE_STS_SOURCE, KLUE_STS_PROMPTS
     drops = {"empty_text": (pl.col("sentence1") == "") | (pl.col("sentence2") == "")}
     corpus = ("airbnb-ko", "policy-briefing", "parakqc")

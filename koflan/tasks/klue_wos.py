@@ -92,7 +92,7 @@ def wrong_values(
         out.append(value)
     return out[:MOST]
 
-# %% ../../nbs/tasks/klue_wos.ipynb #22f47535
+# %% ../../nbs/tasks/klue_wos.ipynb #0ae5d8f3
 def heard(
     slot:str, # "domain-slot"
     value:str, # its value name
@@ -144,6 +144,7 @@ KLUE_WOS_PROMPTS = Prompts(
 class KlueWoS(Task):
     "상담 대화에서 사용자가 원하는 조건의 값 고르기"
     name, kind, cluster = "klue_wos", "choice", "dialogue"
+    version = "1.1"
     source, prompts = KLUE_WOS_SOURCE, KLUE_WOS_PROMPTS
     between = " / "
     corpus = "wos"

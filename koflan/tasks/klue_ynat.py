@@ -54,6 +54,7 @@ YNAT_PROMPTS = Prompts(
 class KlueYNAT(LabelTask):
     "뉴스 제목의 분야 일곱 가지"
     name, kind, cluster = "klue_ynat", "multiclass", "topic"
+    version = "1.1"
     source, prompts = YNAT_SOURCE, YNAT_PROMPTS
     corpus = "klue-ynat"
     citation = "Park, S., Moon, J., Kim, S., Cho, W. I., et al. (2021). KLUE: Korean Language Understanding Evaluation. arXiv:2105.09680"

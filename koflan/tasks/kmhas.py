@@ -64,6 +64,7 @@ KMHAS_PROMPTS = Prompts(
 class KMHaS(MultiLabelTask):
     "뉴스 댓글에 담긴 혐오의 갈래 고르기"
     name, cluster = "kmhas", "hate"
+    version = "1.1"
     source, prompts, label = KMHAS_SOURCE, KMHAS_PROMPTS, "label"
     corpus = "kmhas"
     citation = ("Lee, J., Lim, T., Lee, H., Jo, B., Kim, Y., Yoon, H., & Han, S. C. (2022). K-MHaS: A Multi-label Hate Speech "

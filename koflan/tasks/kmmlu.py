@@ -78,6 +78,7 @@ KMMLU_PROMPTS = Prompts(
 class KMMLU(ChoiceTask):
     "한국의 시험 45과목 문제에서 답 고르기"
     name, kind, cluster = "kmmlu", "choice", "exam"
+    version = "1.1"
     source, prompts = KMMLU_SOURCE, KMMLU_PROMPTS
     choices, gold, gold_from = ("A", "B", "C", "D"), "answer", 1
     drops = dict(empty_choice=pl.any_horizontal(pl.col(o).is_null() for o in "ABCD"))

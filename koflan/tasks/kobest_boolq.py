@@ -63,6 +63,8 @@ KOBEST_BOOLQ_PROMPTS = Prompts(*QUESTIONS, *STATEMENTS, input="글: {paragraph}\
 class KoBESTBoolQ(LabelTask):
     "글을 읽고 질문이나 문장의 맞고 틀림 가리기"
     name, kind, cluster = "kobest_boolq", "binary", "mrc"
+    version = "1.1"
+    artefacts = dict(yes="질문 꼴의 행은 원본의 질문을 그대로 물어야 해서 뒤집어 물을 수 없습니다. 원본의 라벨이 네와 아니요를 반씩 나눕니다.")
     source, prompts = KOBEST_BOOLQ_SOURCE, KOBEST_BOOLQ_PROMPTS
     drops = {"empty_paragraph": pl.col("paragraph") == ""}
     corpus = "wikipedia-ko"

@@ -44,6 +44,7 @@ KOBEST_SENTINEG_PROMPTS = Prompts(
 class KoBESTSentiNeg(LabelTask):
     "부정하는 말까지 읽어 상품 후기의 감정 가리기"
     name, kind, cluster = "kobest_sentineg", "binary", "sentiment"
+    version = "1.1"
     source, prompts = KOBEST_SENTINEG_SOURCE, KOBEST_SENTINEG_PROMPTS
     corpus = "kobest-sentineg"
     citation = "Kim, D., Jang, M., Kwon, D. S., Davis, E. (2022). KOBEST: Korean Balanced Evaluation of Significant Tasks. arXiv:2204.04541"

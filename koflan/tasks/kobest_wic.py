@@ -50,6 +50,7 @@ def _marked(context): return pl.col(context).str.contains(pl.concat_str(pl.lit("
 class KoBESTWiC(LabelTask):
     "두 문장에 나온 낱말이 같은 뜻인지 묻기"
     name, kind, cluster = "kobest_wic", "binary", "word-sense"
+    version = "1.1"
     source, prompts = KOBEST_WIC_SOURCE, KOBEST_WIC_PROMPTS
     drops = {"unmarked_word": ~(_marked("context_1") & _marked("context_2"))}
     corpus = "kobest-wic"

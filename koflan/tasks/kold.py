@@ -72,6 +72,7 @@ KOLD_PROMPTS = Prompts(
 class KOLD(LabelTask):
     "댓글이 공격적인지 판별"
     name, kind, cluster = "kold", "binary", "hate"
+    version = "1.1"
     source, prompts, label = KOLD_SOURCE, KOLD_PROMPTS, "offensive"
     corpus = "kold"
     citation = "Jeong, Y., Oh, J., Lee, J., Ahn, J., Moon, J., Park, S., & Oh, A. (2022). KOLD: Korean Offensive Language Dataset. EMNLP."
@@ -101,6 +102,7 @@ KOLD_TARGET_PROMPTS = Prompts(
 class KOLDTarget(LabelTask):
     "공격적인 댓글이 겨냥하는 대상의 유형"
     name, kind, cluster = "kold_target", "multiclass", "hate"
+    version = "1.1"
     source, prompts, label = KOLD_TARGET_SOURCE, KOLD_TARGET_PROMPTS, "target"
     corpus, citation = KOLD.corpus, KOLD.citation
 
@@ -132,6 +134,7 @@ KOLD_GROUP_PROMPTS = Prompts(
 class KOLDGroup(MultiLabelTask):
     "댓글이 공격하는 집단의 갈래"
     name, cluster = "kold_group", "hate"
+    version = "1.1"
     source, prompts, flags = KOLD_TARGET_SOURCE, KOLD_GROUP_PROMPTS, GROUPS
     corpus, citation = KOLD.corpus, KOLD.citation
 

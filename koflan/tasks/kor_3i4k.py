@@ -65,6 +65,7 @@ KOR_3I4K_PROMPTS = Prompts(_NAME, _RESPONSE, _ROLE, input="{text}")
 class Kor3i4K(LabelTask):
     "받아 적은 말 한마디의 의도 일곱 갈래"
     name, kind, cluster = "kor_3i4k", "multiclass", "intent"
+    version = "1.1"
     source, prompts = KOR_3I4K_SOURCE, KOR_3I4K_PROMPTS
     corpus = "3i4k"
     between = " / "

@@ -44,6 +44,7 @@ KOR_HATE_PROMPTS = Prompts(
 class KorHate(LabelTask):
     "연예 뉴스 댓글의 공격성 세 단계"
     name, kind, cluster = "kor_hate", "multiclass", "hate"
+    version = "1.1"
     source, prompts, label = KOR_HATE_SOURCE, KOR_HATE_PROMPTS, "hate"
     corpus = "beep"
     citation = ("Moon, J., Cho, W. I., & Lee, J. (2020). BEEP! Korean Corpus of Online News Comments for Toxic Speech Detection. "
@@ -75,6 +76,7 @@ KOR_HATE_BIAS_PROMPTS = Prompts(
 class KorHateBias(LabelTask):
     "연예 뉴스 댓글에 담긴 편견의 갈래"
     name, kind, cluster = "kor_hate_bias", "multiclass", "hate"
+    version = "1.1"
     source, prompts, label = KOR_HATE_SOURCE, KOR_HATE_BIAS_PROMPTS, "bias"
     corpus, citation = KorHate.corpus, KorHate.citation
 
@@ -102,5 +104,6 @@ KOR_HATE_GENDER_PROMPTS = Prompts(
 class KorHateGender(LabelTask):
     "연예 뉴스 댓글에 성별 편견이 있는지"
     name, kind, cluster = "kor_hate_gender", "binary", "hate"
+    version = "1.1"
     source, prompts, label = KOR_HATE_SOURCE, KOR_HATE_GENDER_PROMPTS, "contain_gender_bias"
     corpus, citation = KorHate.corpus, KorHate.citation

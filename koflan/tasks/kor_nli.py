@@ -50,6 +50,7 @@ KOR_NLI_PROMPTS = Prompts(
 class KorNLI(LabelTask):
     "전제가 사실일 때 가설이 참인지 거짓인지, 알 수 없는지"
     name, kind, cluster = "kor_nli", "multiclass", "nli"
+    version = "1.1"
     source, prompts = KOR_NLI_SOURCE, KOR_NLI_PROMPTS
     drops = {"empty_text": pl.any_horizontal(pl.col("premise", "hypothesis").fill_null("") == "")}
     corpus = ("snli", "multinli", "xnli")

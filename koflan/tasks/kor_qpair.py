@@ -44,6 +44,7 @@ KOR_QPAIR_PROMPTS = Prompts(
 class KorQPair(LabelTask):
     "챗봇에 건넨 두 말이 같은 뜻인지"
     name, kind, cluster, label = "kor_qpair", "binary", "paraphrase", "meaning"
+    version = "1.1"
     source, prompts = KOR_QPAIR_SOURCE, KOR_QPAIR_PROMPTS
     drops = {"empty_text": pl.any_horizontal(pl.col("question1", "question2").fill_null("") == ""),
              "identical_but_different": (pl.col("question1") == pl.col("question2")) & (pl.col("meaning") == 1)}

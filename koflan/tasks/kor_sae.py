@@ -67,6 +67,7 @@ KOR_SAE_PROMPTS = Prompts(_KIND, _RESPONSE, _WISH, input="{intent_pair1}")
 class KorSAE(LabelTask):
     "질문과 요구의 종류 여섯 갈래"
     name, kind, cluster = "kor_sae", "multiclass", "intent"
+    version = "1.1"
     source, prompts = KOR_SAE_SOURCE, KOR_SAE_PROMPTS
     corpus = "3i4k"
     between = " / "
@@ -96,6 +97,8 @@ CLOSE = .6 # two answers of one kind that share so many of their letter pairs ma
 class KorSAEChoice(BorrowTask):
     "말 한마디의 핵심을 간추린 표현 고르기"
     name, kind, cluster = "kor_sae_choice", "choice", "intent"
+    version = "1.1"
+    artefacts = dict(overlap="간추린 표현은 말에서 뽑아 쓴 것이라 글자가 가장 많이 겹칩니다. 그 겹침만으로 풀리는 행은 버리지만, 남은 행에서도 우연보다 잘 맞습니다.")
     source, prompts = KOR_SAE_SOURCE, KOR_SAE_CHOICE_PROMPTS
     drops = {"no_label": pl.col("label").is_null(), "empty_input": pl.col("intent_pair1") == "",
              "empty_answer": pl.col("intent_pair2") == ""}

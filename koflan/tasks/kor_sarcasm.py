@@ -46,6 +46,7 @@ KOR_SARCASM_PROMPTS = Prompts(
 class KorSarcasm(LabelTask):
     "트윗이 비꼬는 말인지"
     name, kind, cluster = "kor_sarcasm", "binary", "sarcasm"
+    version = "1.1"
     source, prompts = KOR_SARCASM_SOURCE, KOR_SARCASM_PROMPTS
     drops = {"little_korean": ~pl.col("text").fill_null("").str.contains("(?:[가-힣ㄱ-ㅎㅏ-ㅣ].*?){5}")}
     corpus = "kocasm-tweets"

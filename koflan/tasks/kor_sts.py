@@ -46,6 +46,7 @@ KOR_STS_PROMPTS = Prompts(
 class KorSTS(LabelTask):
     "두 문장이 대체로 같은 뜻인지"
     name, kind, cluster, label = "kor_sts", "binary", "paraphrase", "meaning"
+    version = "1.1"
     source, prompts = KOR_STS_SOURCE, KOR_STS_PROMPTS
     drops = {"middle_score": SCORE.is_between(1.5, 3, closed="none"),
              "empty_text": pl.any_horizontal(pl.col("sentence1", "sentence2").fill_null("") == ""),

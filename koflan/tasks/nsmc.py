@@ -43,6 +43,7 @@ NSMC_PROMPTS = Prompts(
 class NSMC(LabelTask):
     "네이버 영화 리뷰의 감성(긍정·부정)"
     name, kind, cluster = "nsmc", "binary", "sentiment"
+    version = "1.1"
     source, prompts = NSMC_SOURCE, NSMC_PROMPTS
     corpus = "naver-movie"
     citation = "Park, L. (2016). Naver sentiment movie corpus v1.0. https://github.com/e9t/nsmc"

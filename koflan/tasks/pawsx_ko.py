@@ -48,6 +48,7 @@ _TEXTS = pl.col("sentence1", "sentence2").fill_null("")
 class PawsXKo(LabelTask):
     "낱말이 거의 같은 두 문장의 뜻도 같은지"
     name, kind, cluster, label = "pawsx_ko", "binary", "paraphrase", "meaning"
+    version = "1.1"
     source, prompts = PAWSX_KO_SOURCE, PAWSX_KO_PROMPTS
     drops = {"empty_text": pl.any_horizontal(_TEXTS == ""), "placeholder": pl.any_horizontal(_TEXTS == "NS"),
              "identical_but_different": (pl.col("sentence1") == pl.col("sentence2")) & (pl.col("meaning") == 0)}

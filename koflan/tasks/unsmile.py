@@ -59,6 +59,7 @@ UNSMILE_PROMPTS = Prompts(
 class UnSmile(MultiLabelTask):
     "댓글에 담긴 혐오와 욕설의 갈래 고르기"
     name, cluster = "unsmile", "hate"
+    version = "1.1"
     source, prompts = UNSMILE_SOURCE, UNSMILE_PROMPTS
     flags = UNSMILE_FLAGS
     corpus = "unsmile"
