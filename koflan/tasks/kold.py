@@ -134,7 +134,6 @@ KOLD_GROUP_PROMPTS = Prompts(
 class KOLDGroup(MultiLabelTask):
     "댓글이 공격하는 집단의 갈래"
     name, cluster = "kold_group", "hate"
-    version = "1.1"
     source, prompts, flags = KOLD_TARGET_SOURCE, KOLD_GROUP_PROMPTS, GROUPS
     corpus, citation = KOLD.corpus, KOLD.citation
 
