@@ -6,7 +6,7 @@
 __all__ = ['RULES', 'OUTER', 'LIMIT', 'ENOUGH', 'solved', 'chi_squared', 'critical', 'leaks', 'yes_sides', 'has_labels',
            'found_out']
 
-# %% ../nbs/06_artefacts.ipynb #8d84d250
+# %% ../nbs/06_artefacts.ipynb #9124ef23
 from collections import Counter
 
 import polars as pl
@@ -14,7 +14,7 @@ import polars as pl
 from .korean import letter_pairs
 from .shapes import LabelTask, MultiLabelTask
 
-# %% ../nbs/06_artefacts.ipynb #0aa0319f
+# %% ../nbs/06_artefacts.ipynb #57503492
 RULES = ("answer", "longest", "overlap")
 
 def _top(scores, right):
@@ -30,15 +30,17 @@ def _tried(row, right, listed):
     chance, mine = len(row["positives"]) / len(answers), letter_pairs(row["input"])
     share = lambda o: len(o & mine) / max(1, len(o))
     return dict(chance=chance, answer=_top([(right[o] - g + chance) / listed[o] for o, g in zip(answers, good)], good),
-                longest=_top([len(o) for o in answers], good), overlap=_top([share(letter_pairs(o)) for o in answers], good))
+                longest=_top([len(o) for o in answers], good),
+                overlap=_top([share(letter_pairs(o)) for o in answers], good))
 
-# %% ../nbs/06_artefacts.ipynb #bad0f121
+# %% ../nbs/06_artefacts.ipynb #f614fe21
 def solved(
     records:pl.DataFrame, # `template`, `input`, `positives`, `negatives`
     balanced:bool=False, # does every right answer to an instruction weigh the same?
 ) -> dict: # `records`, `chance`, and for each of `RULES` the share that it solves
     "How far rules go that do not read."
-    rows = records.filter(pl.col("negatives").list.len() > 0).select("template", "input", "positives", "negatives").to_dicts()
+    rows = records.filter(pl.col("negatives").list.len() > 0)
+    rows = rows.select("template", "input", "positives", "negatives").to_dicts()
     right = Counter(o for row in rows for o in row["positives"])
     listed = right + Counter(o for row in rows for o in row["negatives"])
     gold = [(row["template"], row["positives"][0]) if balanced else i for i, row in enumerate(rows)]
@@ -48,9 +50,12 @@ def solved(
         for k, v in _tried(row, right, listed).items(): out[k] += v / weight[o] / total
     return dict(records=len(rows)) | {k: round(v, 3) for k, v in out.items()}
 
-# %% ../nbs/06_artefacts.ipynb #ad0b15c3
-OUTER = {"quotes around": r"""^["'“‘].*["'”’]$""", "brackets around": r"^[\[(<{〈《].*[\])>}〉》]$", "a quote in front": r"""^["'“‘]""",
-         "markup": r"<[a-z/][^>]*>|&[a-z]+;", "a tab or a line break": r"[\t\r\n]", "a byte order mark": "\ufeff"} # mark -> pattern
+# %% ../nbs/06_artefacts.ipynb #cdf985a7
+OUTER = {"quotes around": r"""^["'“‘].*["'”’]$""", 
+         "brackets around": r"^[\[(<{〈《].*[\])>}〉》]$",
+         "a quote in front": r"""^["'“‘]""",
+         "markup": r"<[a-z/][^>]*>|&[a-z]+;", "a tab or a line break": r"[\t\r\n]",
+         "a byte order mark": "\ufeff"} # mark -> pattern
 
 def chi_squared(
     counts:list, # (texts without the mark, texts with it) for each label
@@ -68,14 +73,15 @@ def critical(
     "What the statistic exceeds by chance once in a thousand times."
     return freedom * (1 - 2 / (9 * freedom) + 3.09 * (2 / (9 * freedom))**.5)**3
 
-# %% ../nbs/06_artefacts.ipynb #7e05293e
+# %% ../nbs/06_artefacts.ipynb #bca4e726
 def leaks(
     prompts, # a task's prompts, with answers
     records:pl.DataFrame, # `template`, `input`, `positives`
 ) -> dict: # mark -> Cramér's V, for marks that give the label away
     "Marks around the texts that tell their labels."
     label = [{w: k for k, words in ask.answers.items() for w in words} for ask in prompts.asks]
-    rows = [(label[prompts.ask_of[t]][o], i) for i, (t, p) in enumerate(records.select("template", "positives").iter_rows()) for o in p]
+    asked = enumerate(records.select("template", "positives").iter_rows())
+    rows = [(label[prompts.ask_of[t]][o], i) for i, (t, p) in asked for o in p]
     out = {}
     for mark, pattern in OUTER.items():
         has, counts = records["input"].str.contains(f"(?s){pattern}").to_list(), {}
@@ -84,7 +90,7 @@ def leaks(
         if v > .1 and chi > critical(max(1, len(counts) - 1)): out[mark] = round(v, 2)
     return out
 
-# %% ../nbs/06_artefacts.ipynb #268c996c
+# %% ../nbs/06_artefacts.ipynb #12b5fe18
 def yes_sides(
     prompts, # a task's prompts
 ) -> dict: # label -> instructions to which it answers yes; labels that say neither yes nor no are left out
@@ -96,7 +102,7 @@ def yes_sides(
             if words[0].startswith(("네", "예,", "응", "아니", "예")) and len(words[0]) <= 3: spoken.add(label)
     return {o: yes[o] for o in sorted(spoken)}
 
-# %% ../nbs/06_artefacts.ipynb #c628ed70
+# %% ../nbs/06_artefacts.ipynb #607791e4
 LIMIT, ENOUGH = .1, 200 # what a rule may solve beyond chance, records from which it is held against a task
 
 def has_labels(
@@ -114,5 +120,6 @@ def found_out(
     if got["records"] < ENOUGH: return {}
     most = got["chance"] + LIMIT + 3 * (.25 / got["records"])**.5
     out = {k: f"{got[k]:.0%} against {got['chance']:.0%} by chance" for k in RULES if got[k] > most}
-    if has_labels(cls) and (seen := leaks(cls.prompts, records)): out["marks"] = ", ".join(f"{k} (V {v})" for k, v in seen.items())
+    if has_labels(cls) and (seen := leaks(cls.prompts, records)):
+        out["marks"] = ", ".join(f"{k} (V {v})" for k, v in seen.items())
     return {k: v for k, v in out.items() if k not in known}

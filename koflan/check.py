@@ -16,8 +16,8 @@ import polars as pl
 
 from .artefacts import ENOUGH, found_out, yes_sides
 from .prompts import check_fields, lint
-from .schema import KoflanError, printable, problems
-from .sources import SAMPLES, OwnRows
+from .schema import KoflanError, problems
+from .sources import SAMPLES
 from .task import REGISTRY, Task, in_notebook
 
 # %% ../nbs/06_check.ipynb #ccc10214
@@ -32,9 +32,7 @@ class Fault(NamedTuple):
     def __str__(self):
         plain = lambda o: json.dumps(o, ensure_ascii=False, default=str)
         row = [f"row: {plain(self.row)[:1200]}"] if self.row else []
-        mend = [f"change: {self.mend}"] if self.mend else []
-        return printable("\n      ".join([self.text, *row, *(f"record: {plain(o)}" for o in self.records), *mend]),
-                         lines=True)
+        return "\n      ".join([self.text, *row, *(f"record: {plain(o)}" for o in self.records), *([f"change: {self.mend}"] if self.mend else [])])
 
 # %% ../nbs/06_check.ipynb #87a20737
 class CheckError(KoflanError):
@@ -63,7 +61,6 @@ MIN_PROMPTS = 10 # instructions of a task
 def _declaration(cls):
     "Faults of the declaration itself."
     if missing := [o for o in ("name", "source", "prompts") if getattr(cls, o) is None]: return [Fault(f"{missing[0]} is not declared", f"{missing[0]} = ... in the class")]
-    if isinstance(cls.source, OwnRows): return [] # its instructions are those of its records
     out, n = [], len(cls.prompts)
     if n < MIN_PROMPTS: out.append(Fault(f"{n} instructions, want {MIN_PROMPTS} or more", f"write {MIN_PROMPTS - n} more in its Ask(...)"))
     if not (cls.__doc__ or "").strip(): out.append(Fault("no docstring: one sentence on what it asks"))
@@ -174,16 +171,18 @@ def _caps(task, split):
     few, more = (task.build(split, cap=k, allow_no_negative=True).records["id"] for k in (2, 5))
     return [] if few.is_in(more.implode()).all() else [Fault(f"{split}: the records under cap 2 are not among those under cap 5", "leave the cap to Task.build")]
 
-# %% ../nbs/06_check.ipynb #f2ff80e4
+# %% ../nbs/06_check.ipynb #e2b65b56
 def _artefacts(cls, task, frames):
     "Faults of what gives answers away, and of questions that are asked from one side."
     out, sides = [], yes_sides(cls.prompts)
     if len(set(sides.values())) > 1 and "yes" not in cls.artefacts and not in_notebook(cls):
         said = ", ".join(f"{k} {v}" for k, v in sides.items())
-        out.append(Fault(f"instructions answered with yes, by label: {said}", "ask as many from each side, or say why: artefacts = dict(yes=...)"))
+        out.append(Fault(f"instructions answered with yes, by label: {said}",
+                         "ask as many from each side, or say why: artefacts = dict(yes=...)"))
     if sum(map(len, frames.values())) < ENOUGH: return out
     records = pl.concat(task.build(o, cap=2_000, **_allow(task)).records for o in frames)
-    return out + [Fault(f"solved without reading, {k}: {v}", f"mend it, or say why it stays: artefacts = dict({k}=...)") for k, v in found_out(cls, records).items()]
+    mend = "mend it, or say why it stays: artefacts = dict({}=...)"
+    return out + [Fault(f"solved without reading, {k}: {v}", mend.format(k)) for k, v in found_out(cls, records).items()]
 
 # %% ../nbs/06_check.ipynb #610964f5
 def _pieces(task, split, records):
@@ -206,8 +205,6 @@ def check_task(
     if found: raise CheckError(cls.name, cls, found)
     task = cls(mirror=(mirror := mirror or _rows_of(cls)))
     frames = {o: task.source.read(o, mirror) for o in task.source.splits}
-    if fickle := [o for o, rows in frames.items() if isinstance(task.source, OwnRows) and not task.source.read(o, mirror).equals(rows)]:
-        raise CheckError(cls.name, cls, [Fault(f"{o}: generate() makes other records when it is called again", STEADY) for o in fickle])
     found += _reach(cls, frames) + [o for split, rows in frames.items() for o in _records(task, split, rows)]
     found = found or _together(task, list(frames))
     found = found or _artefacts(cls, task, frames)

@@ -68,9 +68,11 @@ class KlueMRC(SpanTask):
         wrong = pl.col("negatives").list.drop_nulls()
         plausible = pl.concat_list("positives", "negatives").list.drop_nulls().list.unique(maintain_order=True)
         df = df.with_columns(_said=plausible, _near=pl.when(self.impossible).then(plausible).otherwise(wrong))
-        df = df.with_columns(_near=pl.Series(map(self.lent_by, *(df[o] for o in ("context", "question", "_said", "_near"))), dtype=pl.List(pl.String)))
+        near = map(self.lent_by, *(df[o] for o in ("context", "question", "_said", "_near")))
+        df = df.with_columns(_near=pl.Series(near, dtype=pl.List(pl.String)))
         return df.with_columns(positives=pl.when(self.impossible).then("_none").otherwise("positives"),
-                               negatives=pl.when(self.impossible).then("_near").otherwise(pl.concat_list("_none", "_near")))
+                               negatives=pl.when(self.impossible).then("_near")
+                               .otherwise(pl.concat_list("_none", "_near")))
 
     def lent_by(self,
         context:str, # the paragraph

@@ -113,7 +113,8 @@ class KorSAEChoice(BorrowTask):
         return np.argsort(order).astype(np.uint64)
 
     def alike(self, own, other, ring):
-        there, back, kind = ring.shared("says", own, other), ring.shared("says", other, own), ring.lent["kind"].to_numpy()
+        there, back = ring.shared("says", own, other), ring.shared("says", other, own)
+        kind = ring.lent["kind"].to_numpy()
         return (np.maximum(there, back) == 1) | (np.minimum(there, back) >= CLOSE) & (kind[own] == kind[other])
 
     def unfair(self, places, ring):
