@@ -10,11 +10,9 @@ Both sides start from the parquet files of the mirror and end with a closed JSON
 Each side of each task is a fresh process that has imported everything before its clock starts. They take 5 turns; a turn builds again and again until
 0.3 seconds have passed, once at least. The best build counts.
 `ratio` compares one process of koflan with the reference, from parquet to JSONL; `loop` leaves the reference's loading out (koflan's stays in).
-The last column compares the cores of this machine (or `--num_proc N`) with the reference, which stays one loop in one process: N worker processes,
-started in the first turn, build the task side by side, as the tasks of a whole build go on side by side, and the rows of all of them count.
-Peaks are VmHWM in MiB, those of one process.
+Peaks are VmHWM in MiB.
 Tasks with code of their own for the answers (`own`) are no declared tasks: they are left out of the median.
-At last one build of all tasks, beside the sum of what the reference took for each.
+At last one build of all tasks, in one process and in `--num_proc N`, beside the sum of what the reference took for each.
 `--repeat N` copies every parquet file N times: a build bounded by its chunks keeps its peak.
 """
 import argparse
@@ -36,8 +34,8 @@ import pandas # noqa: F401  (datasets and polars import these late: no side shal
 import polars as pl
 import pyarrow.parquet # noqa: F401
 
-from koflan.engines import make_pool, run
-from koflan.generate import SHARD_ROWS, Course
+from koflan.engines import make_pool
+from koflan.generate import SHARD_ROWS, Stages
 from koflan.schema import user_errors
 from koflan.shapes import BorrowTask, ChoiceTask, LabelTask, MultiLabelTask, SpanTask
 from koflan.shards import Job
@@ -208,14 +206,12 @@ def reference(tasks, mirror, out):
     return sum(map(len, whole.values())), loaded
 
 
-def koflan(tasks, mirror, out, pool, builds=1):
-    courses = {}
-    for folder in [str(out)] if builds == 1 else [str(out/str(i)) for i in range(builds)]:
-        jobs = [Job(cls, o, folder, str(mirror), dict(seed=0, cap=None)) for cls, splits in tasks for o in splits]
-        courses[folder] = Course(jobs, SHARD_ROWS if pool.width > 1 else 20 * SHARD_ROWS)
-    for _, work, done in run([w for o in courses.values() for w in o.begin()], lambda work, done: courses[work.job.out].then(work, done), pool):
-        if done.error: sys.exit(f"{work.job.name}: {done.error}")
-    return sum(e["rows"] for o in courses.values() for entries in o.done.values() for e in entries)//builds, 0.
+def koflan(tasks, mirror, out, pool):
+    jobs = [Job(cls, o, str(out), str(mirror), dict(seed=0, cap=None)) for cls, splits in tasks for o in splits]
+    stages = Stages(jobs, pool, SHARD_ROWS if pool.width > 1 else 20 * SHARD_ROWS)
+    stages.build()
+    if stages.failed: sys.exit(str(stages.failed))
+    return sum(e["rows"] for entries in stages.done.values() for e in entries), 0.
 
 
 def memory(field):
@@ -223,23 +219,23 @@ def memory(field):
     return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])/1024
 
 
-def timed(work, tasks, mirror, builds):
-    "rows, seconds, seconds for loading; of each of the builds that go on side by side."
+def timed(work, tasks, mirror):
+    "rows, seconds, seconds for loading."
     with TemporaryDirectory() as d:
         start = time.perf_counter()
         rows, loaded = work(tasks, mirror, Path(d))
-        return rows, (time.perf_counter() - start)/builds, loaded
+        return rows, time.perf_counter() - start, loaded
 
 
-def side(pipe, num_proc, builds, tasks, mirror):
+def side(pipe, num_proc, tasks, mirror):
     "A process of one side (the reference where `num_proc` is 0): for every 'go' it builds for a turn and tells of the best build, at last its memory."
     datasets.disable_progress_bars()
     tasks, pool = [(find_tasks(name)[0], splits) for name, splits in tasks], make_pool(num_proc=num_proc)
-    work = partial(koflan, pool=pool, builds=builds) if num_proc else reference
+    work = partial(koflan, pool=pool) if num_proc else reference
     pipe.send(memory("VmRSS"))
     while pipe.recv() == "go":
-        runs, end = [timed(work, tasks, mirror, builds)], time.perf_counter() + TURN
-        while time.perf_counter() < end: runs.append(timed(work, tasks, mirror, builds))
+        runs, end = [timed(work, tasks, mirror)], time.perf_counter() + TURN
+        while time.perf_counter() < end: runs.append(timed(work, tasks, mirror))
         pipe.send(min(runs, key=lambda o: o[1]))
     pipe.send(memory("VmHWM"))
     pool.close()
@@ -265,8 +261,8 @@ class Side:
 
 
 def measured(tasks, mirror, *sides):
-    "rows, the best (seconds, seconds for loading) of each side of (processes, builds side by side), their peaks, memory before."
-    sides = [Side(*o, [(cls.name, splits) for cls, splits in tasks], mirror) for o in sides]
+    "rows, the best (seconds, seconds for loading) of each side (0 processes: the reference), their peaks, memory before."
+    sides = [Side(o, [(cls.name, splits) for cls, splits in tasks], mirror) for o in sides]
     before = max(o.get() for o in sides)
     runs = [[o.go("go") for o in sides] for _ in range(ROUNDS)]
     best = [min(o[1:] for o in run) for run in zip(*runs)]
@@ -293,30 +289,28 @@ def main():
     parser.add_argument("--tasks", default="*", help="names or globs, comma-separated")
     parser.add_argument("--splits", default="", help="comma-separated; by default all that the mirror holds, together")
     parser.add_argument("--repeat", type=int, default=1, help="copies of every parquet file")
-    parser.add_argument("--num_proc", type=int, default=os.cpu_count(), help="worker processes of the last column")
+    parser.add_argument("--num_proc", type=int, default=os.cpu_count(), help="worker processes of the last build")
     args = parser.parse_args()
-    mirror, wanted, num_procs = find_mirror(), [o for o in args.splits.split(",") if o], list(dict.fromkeys([1, args.num_proc]))
+    mirror, wanted = find_mirror(), [o for o in args.splits.split(",") if o]
     if not mirror: sys.exit("set KOFLAN_HUB_MIRROR to a mirror of dataset repositories")
-    ratios, tasks, spent = {o: [] for o in num_procs}, [], 0
+    ratios, tasks, spent = [], [], 0
     with TemporaryDirectory() as d:
         mirror = repeated(mirror, args.repeat, Path(d)/"mirror") if args.repeat > 1 else mirror.resolve()
         print(f"{os.cpu_count()} cores, polars {pl.__version__} on {pl.thread_pool_size()} threads, datasets {datasets.__version__}")
-        more = [f"in {o} processes" for o in num_procs if o > 1]
-        print(f"{'task':<18}{'family':<11}{'rows':>9}{'reference/s':>13}{'load':>7}{'koflan/s':>11}{'ratio':>8}{'loop':>8}{'peak ref':>10}{'koflan':>8}{'before':>8}", *more)
+        print(f"{'task':<18}{'family':<11}{'rows':>9}{'reference/s':>13}{'load':>7}{'koflan/s':>11}{'ratio':>8}{'loop':>8}{'peak ref':>10}{'koflan':>8}{'before':>8}")
         for cls in find_tasks(args.tasks):
             if not (splits := splits_of(cls, wanted, mirror)): continue
             tasks.append((cls, splits))
-            rows, ((ref, load), (ours, _), *others), peaks, before = measured(tasks[-1:], mirror, (0, 1), *((o, o) for o in num_procs))
+            rows, ((ref, load), (ours, _)), peaks, before = measured(tasks[-1:], mirror, 0, 1)
             spent += ref
-            if family(cls) != "own":
-                for n, (seconds, _) in zip(num_procs, [(ours, 0), *others]): ratios[n].append((ref/seconds, cls.name))
+            if family(cls) != "own": ratios.append((ref/ours, cls.name))
             print(f"{cls.name:<18}{family(cls):<11}{rows:>9,}{rows/ref:>13,.0f}{load/ref:>7.0%}{rows/ours:>11,.0f}{ref/ours:>8.1f}{(ref - load)/ours:>8.1f}"
-                  f"{peaks[0]:>10.0f}{peaks[1]:>8.0f}{before:>8.0f}", *(f"{ref/o:>{len(head)}.1f}" for (o, _), head in zip(others, more)), flush=True)
+                  f"{peaks[0]:>10.0f}{peaks[1]:>8.0f}{before:>8.0f}", flush=True)
         if len(tasks) > 1:
-            rows, best, _, _ = measured(tasks, mirror, *((o, 1) for o in num_procs))
-            whole = [f"{n} process{'es' * (n > 1)} {o:.2f} s ({spent/o:.1f})" for n, (o, _) in zip(num_procs, best)]
-            print(f"all {len(tasks)} tasks in one build: {rows:,} rows; reference {spent:.2f} s, {', '.join(whole)}")
-    if ratios[1]: print(f"ratio of {len(ratios[1])} declared tasks: {'; '.join(f'{n} process' + 'es' * (n > 1) + f' {median(o)}' for n, o in ratios.items())}")
+            rows, ((one, _), (several, _)), _, _ = measured(tasks, mirror, 1, args.num_proc)
+            print(f"all {len(tasks)} tasks in one build: {rows:,} rows; reference {spent:.2f} s, 1 process {one:.2f} s ({spent/one:.1f}), "
+                  f"{args.num_proc} processes {several:.2f} s ({spent/several:.1f})")
+    if ratios: print(f"ratio of {len(ratios)} declared tasks: {median(ratios)}")
 
 
 if __name__ == "__main__":

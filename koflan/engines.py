@@ -10,7 +10,7 @@ import os
 import re
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
@@ -18,7 +18,6 @@ from socket import create_connection
 from threading import Thread
 from typing import NamedTuple
 
-import numpy as np
 from fastcore.basics import patch
 from polars.exceptions import PanicException
 
@@ -62,24 +61,19 @@ def _fit(waiting, flying, width):
 
 # %% ../nbs/29_engines.ipynb #f7e0c5e7
 def run(
-    works:Iterable, # `Work` to do
-    then:Callable, # (Work, Done) -> more works
+    works:list, # `Work` to do
     pool, # `Here`, `Processes` or `Ray`
-) -> Iterator[tuple]: # (number of works known so far, Work, Done), as they come
-    "Do works and what follows of them."
-    waiting, flying, finished = deque((o, 0) for o in works), {}, 0
+) -> Iterator[tuple]: # (number of the work, `Done`), as they come
+    "Do works, as many at once as the pool is wide."
+    waiting, flying = deque((i, 0) for i in range(len(works))), {}
     while waiting or flying:
         while _fit(waiting, flying, pool.width):
-            work, tries = waiting.popleft()
-            flying[pool.start(work)] = work, tries
+            i, tries = waiting.popleft()
+            flying[pool.start(works[i])] = i, tries
         for handle, done in pool.finished(list(flying)):
-            work, tries = flying.pop(handle)
-            if done is LOST and tries < TRIES: waiting.appendleft((work, tries + 1))
-            else:
-                if done is LOST: done = Done(error=f"its worker died {TRIES} times (killed, or out of memory)")
-                waiting.extend((o, 0) for o in then(work, done))
-                finished += 1
-                yield finished + len(waiting) + len(flying), work, done
+            i, tries = flying.pop(handle)
+            if done is LOST and tries < TRIES: waiting.appendleft((i, tries + 1))
+            else: yield i, Done(error=f"its worker died {TRIES} times (killed, or out of memory)") if done is LOST else done
 
 # %% ../nbs/29_engines.ipynb #3446d8f4
 class _Ours:
@@ -93,10 +87,6 @@ class Here:
     def start(self, work): return _Ours(work)
     def finished(self, handles): return [o.done() for o in handles]
     def close(self): pass
-
-# %% ../nbs/29_engines.ipynb #96a41f58
-# 32 MiB is the most that glibc learns from
-np.empty(31 << 20, dtype=np.uint8);
 
 # %% ../nbs/29_engines.ipynb #48fa75ae
 def _leave_with_parent():

@@ -30,9 +30,8 @@ from fastcore.basics import patch
 from pyarrow import ArrowException
 from pyarrow.parquet import ParquetFile
 
-from .chance import key, mix, rows_of
+from .chance import key, mix
 from .korean import tidied, tidy_expr
-from .prompts import runs
 from .schema import RECORD, SCHEMA, KoflanError, unknown
 
 # %% ../nbs/03_sources.ipynb #b2a5d791
@@ -196,23 +195,6 @@ def _groups(head, at, start, stop):
     groups = np.flatnonzero((ends[:-1] < stop) & (ends[1:] > start)).tolist()
     return groups, int(ends[groups[0]]) if groups else at
 
-# %% ../nbs/03_sources.ipynb #2cc89794
-def _all_utf8(data, starts):
-    "Are texts that lie one after the other in `data` all UTF-8?"
-    whole = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, pa.py_buffer(np.array([0, len(data)])), pa.py_buffer(data)])
-    try: pl.Series(whole).cast(pl.String)
-    except pl.exceptions.PolarsError: return False
-    return not ((data[starts[starts < len(data)]] & 0xC0) == 0x80).any()
-
-def _validate(column):
-    "Raise `ArrowException` for a column that is not what it says."
-    wide = {pa.string(): np.int32, pa.large_string(): np.int64}.get(column.type)
-    if wide and column.nbytes > 1 << 16:
-        _, offsets, data = column.buffers()
-        starts = np.frombuffer(offsets, wide)[column.offset:][:len(column) + 1]
-        if (np.diff(starts) >= 0).all() and starts[0] >= 0 and _all_utf8(np.frombuffer(data or b"", np.uint8)[:starts[-1]], starts): return column.validate()
-    column.validate(full=True)
-
 # %% ../nbs/03_sources.ipynb #9c9ad005
 def _batches(paths, heads, named, columns, start, stop, step):
     "Arrow batches of the rows from `start` to `stop`; row groups that lie outside are left unread."
@@ -223,7 +205,7 @@ def _batches(paths, heads, named, columns, start, stop, step):
             for batch in ParquetFile(pa.OSFile(path), metadata=head, pre_buffer=False).iter_batches(step, row_groups=groups, columns=columns, use_threads=False) if groups else ():
                 low, high = max(start - first, 0), min(stop - first, len(batch))
                 if low < high:
-                    for column in batch.columns: _validate(column)
+                    for column in batch.columns: column.validate(full=True)
                     yield batch.slice(low, high - low)
                 first += len(batch)
         at += head.num_rows
@@ -387,11 +369,9 @@ def _strange(self:HubSource, df, col, flat, names, first):
     raise SourceError(f"{self.repo}: label {min(odd)!r} in {col!r} is none of {known} (row {first + at.arg_true()[0]})")
 
 # %% ../nbs/03_sources.ipynb #aeb68cde
-def _repeated(config, n): return pl.Series([config or "default"]).new_from_index(0, n)
-
 @patch
 def _seam(self:HubSource, df, features, first=0, config=None):
-    "A frame of the source with its columns checked, derived and tidied; `config` is the name of its configuration, or one for each row."
+    "A frame of the source with its columns checked, derived and tidied; `config` is the name of its configuration."
     if missing := [o for o in self.columns if o not in df.columns]: raise SourceError(f"{self.repo}: {unknown('column', missing[0], df.columns)}")
     df = df[list(self.columns)]
     if self.derive: df = df.with_columns(**self.derive)
@@ -399,17 +379,10 @@ def _seam(self:HubSource, df, features, first=0, config=None):
     labels = [o for o in (self._label(df, col, names, features, first) for col, names in self.names.items()) if o is not None]
     texts, lists = ([o for o, t in df.schema.items() if t == want and o not in self.names] for want in (pl.String, pl.List(pl.String)))
     if also := [*labels, *(pl.col(o).list.eval(tidy_expr(pl.element())) for o in lists)]: df = df.with_columns(also)
-    return pl.DataFrame(df.to_dict() | {o.name: o for o in _tidied(df, texts)} | {"_config": config if isinstance(config, pl.Series) else _repeated(config, len(df))})
+    return df.with_columns(*_tidied(df, texts), _config=pl.lit(config or "default"))
 
 # %% ../nbs/03_sources.ipynb #01d225e7
-def _tidied(df, texts):
-    "Columns of texts, tidied: all are looked at as one."
-    if not texts: return []
-    found = [runs(df[o]) for o in texts]
-    held = [df[o][first[0]] if first else df[o] for o, first in zip(texts, found)]
-    one, ends = tidied(pl.concat(held)), np.cumsum([0, *map(len, held)])
-    new = (one[a:b].alias(o) for a, b, o in zip(ends, ends[1:], texts))
-    return [o[first[1]] if first else o for o, first in zip(new, found)]
+def _tidied(df, texts): return [tidied(df[o]).alias(o) for o in texts]
 
 # %% ../nbs/03_sources.ipynb #601cc7ca
 @patch
@@ -603,32 +576,3 @@ def _open_part(self:OwnRows, mirror, config, split):
         pl.DataFrame(list(map(_as_record, some)), schema={o: SCHEMA[o] for o in RECORD}).write_parquet(paths[-1])
     part = self._open_parquet(paths, split)
     return part._replace(pieces=lambda *at, _=folder: part.pieces(*at)) # the folder lives as long as the part does
-
-# %% ../nbs/03_sources.ipynb #8bb6bbd4
-@patch
-def together(self:HubSource,
-    splits:list, # koflan's split names
-    size:int, # bytes at most, as the source tells them
-    rows:int, # rows at most
-    mirror:str|None=None, # as for `find_mirror`
-) -> pl.DataFrame|None: # split after split, as from `read`, `_row` telling the split; None where they are too much, or not alike
-    "Read several small splits as one table."
-    once = {self.splits[o]: o for o in splits} # a held-out tenth comes from the same files
-    opened = {name: self.opened(o, mirror) for name, o in once.items()}
-    configs, parts = zip(*(o for held in opened.values() for o in held))
-    if sum(o.size for o in parts) > size or sum(o.rows for o in parts) > rows or any(o.features != parts[0].features for o in parts): return None
-    frames = [pl.concat(o.pieces(0, o.rows, max(1, o.rows))) for o in parts]
-    if any(df.schema != frames[0].schema for df in frames): return None
-    df = self._seam(pl.concat(frames), parts[0].features, config=pl.concat(_repeated(o, len(df)) for o, df in zip(configs, frames)))
-    return self._numbered(df, splits, {name: sum(part.rows for _, part in held) for name, held in opened.items()})
-
-# %% ../nbs/03_sources.ipynb #b0387231
-@patch
-def _numbered(self:HubSource, df, splits, sizes):
-    "Put the rows of several splits in order and number them; `sizes` says how many rows of each split of the source stand in `df`, in order."
-    start, carved = dict(zip(sizes, np.cumsum([0, *sizes.values()]))), self.splits["train"] if self.carve else None
-    if carved in sizes: test = self._held_out(df[self.carve][start[carved]:start[carved] + sizes[carved]].hash().to_numpy())
-    mine = [np.flatnonzero(test == (o == "test")) if self.splits[o] == carved else np.arange(sizes[self.splits[o]]) for o in splits]
-    order = np.concatenate([rows + start[self.splits[o]] for o, rows in zip(splits, mine)])
-    df = df if np.array_equal(order, np.arange(len(df))) else df[order]
-    return df.insert_column(0, pl.Series("_row", np.concatenate([rows_of(i, rows) for i, rows in enumerate(mine)])))

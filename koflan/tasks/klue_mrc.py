@@ -7,6 +7,7 @@ __all__ = ['KLUE_MRC_SOURCE', 'KLUE_MRC_PROMPTS', 'ANSWERS', 'KlueMRC']
 
 # %% ../../nbs/tasks/klue_mrc.ipynb #c5948b43
 import polars as pl
+from ..answers import columns
 from ..prompts import Ask, Prompts
 from ..shapes import SpanTask
 from ..sources import HubSource
@@ -62,8 +63,8 @@ class KlueMRC(SpanTask):
         return pl.Series([[asks[a].answers["none"][w]] for a, w in df.select("_ask", "_wording").iter_rows()], dtype=pl.List(pl.String))
 
     def answers(self, df, chance, lent=None):
-        df = super().answers(df, chance, lent).with_columns(_none=self.phrases(df))
-        wrong = pl.col("negatives").list.drop_nulls()
-        plausible = pl.concat_list("positives", "negatives").list.drop_nulls().list.unique(maintain_order=True)
+        a = super().answers(df, chance, lent)
+        df = df.with_columns(*columns(a), _none=self.phrases(df))
+        plausible = pl.concat_list("positives", "negatives").list.filter(pl.element() != "").list.unique(maintain_order=True)
         return df.with_columns(positives=pl.when(self.impossible).then("_none").otherwise("positives"),
-                               negatives=pl.when(self.impossible).then(plausible).otherwise(pl.concat_list("_none", wrong)))
+                               negatives=pl.when(self.impossible).then(plausible).otherwise(pl.concat_list("_none", "negatives")))
