@@ -16,7 +16,7 @@ from common import CLOCKS, machine
 from koflan.baseline import baselines
 from koflan.chance import Chance, smallest
 from koflan.generate import generate
-from koflan.reward import Scorer, learn_tokenizer, tiny_electra
+from koflan.scoring import Scorer, learn_tokenizer, tiny_electra
 from koflan.reward_trainer import RewardArguments, RewardData, RewardTrainer
 from koflan.manifest import load_records
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from koflan.chance import Chance
-from koflan.reward import learn_tokenizer, tiny_electra
+from koflan.scoring import learn_tokenizer, tiny_electra
 from koflan.manifest import load_records
 from koflan.sources import find_mirror
 

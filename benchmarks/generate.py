@@ -35,7 +35,7 @@ import polars as pl
 import pyarrow.parquet # noqa: F401
 
 from koflan.engines import make_pool
-from koflan.generate import SHARD_ROWS, Stages
+from koflan.stages import SHARD_ROWS, Stages
 from koflan.schema import user_errors
 from koflan.shapes import BorrowTask, ChoiceTask, LabelTask, MultiLabelTask, SpanTask
 from koflan.shards import Job

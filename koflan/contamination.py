@@ -19,7 +19,7 @@ from fastcore.basics import patch
 
 from .chance import mix
 from .commands import command
-from .generate import card
+from .card import card
 from .korean import normal_form_expr
 from .manifest import read_manifest
 from .schema import KoflanError, printable, sync, unknown, user_errors

@@ -13,7 +13,6 @@ import linecache
 import os
 import re
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager
 from copyreg import dispatch_table
 from functools import lru_cache

@@ -14,7 +14,8 @@ from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
-from .reward import RewardModel, Scorer
+from .reward import RewardModel
+from .scoring import Scorer
 from .schema import KoflanError, whole_file, write_json
 
 # %% ../nbs/44_onnx_export.ipynb #ce1cf896

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import yaml
 
 from .commands import command
-from .generate import closed
+from .card import closed
 from .manifest import read_manifest
 from .schema import KoflanError, printable, user_errors
 from .sources import forbids

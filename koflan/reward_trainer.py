@@ -32,7 +32,9 @@ from .encode import encode_records, token_cache
 from .losses import LOSSES, grid, losses_of
 from .metrics import as_text, by_task, tally, won
 from .model_card import public_name, reward_card
-from .reward import RewardModel, Scorer, last_checkpoint, learn_tokenizer, load_checkpoint, precision_for, tiny_electra, trained_on
+from .checkpoints import last_checkpoint, load_checkpoint, precision_for
+from .reward import RewardModel, trained_on
+from .scoring import Scorer, learn_tokenizer, tiny_electra
 from .manifest import load_records
 from .schema import KoflanError, Stopped, unknown, user_errors, whole_file, write_json, write_text
 

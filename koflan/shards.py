@@ -24,7 +24,7 @@ import koflan
 from .fingerprint import fingerprint
 from .mixing import duplicates, quotas, rates
 from .schema import SCHEMA, KoflanError
-from .manifest import FORMATS, file_names, note_name, read_counts, read_note, read_part
+from .manifest import file_names, note_name, read_counts, read_note, read_part
 from .sources import Frames, _in_card
 from .store import Store, file_sha
 from .task import in_notebook, tally

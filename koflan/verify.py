@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 import koflan
 from .commands import command
-from .generate import card, generate
+from .card import card
+from .generate import generate
 from .manifest import OPTIONS, read_manifest, unknown_options
 from .mixing import hold_out
 from .schema import KoflanError, printable, user_errors

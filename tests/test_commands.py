@@ -4,12 +4,11 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 from blocks import TINY, Terminal
-from conftest import PYTHON, ROOT, command, files, records, user_environ
+from conftest import PYTHON, command, files, records, user_environ
 
 
 def generate(out, *args, **kw): return command("koflan.generate", "--hub_mirror", "samples", "--output_dir", out, *args, **kw)

@@ -95,14 +95,15 @@ def prompts():
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    from koflan.reward import learn_tokenizer
+    from koflan.scoring import learn_tokenizer
     return learn_tokenizer([t for q, x, answers in prompts() for t in (q, x, *answers)], 300)
 
 
 @pytest.mark.parametrize("scoring", ["pair", "packed"])
 def test_scores_depend_on_nothing_else(scoring, tokenizer):
     "Batch size, order of prompts and answers, the set of other answers, and padding change no fp32 score by 1e-4; bf16 stays within 2e-2."
-    from koflan.reward import RewardModel, tiny_electra
+    from koflan.reward import RewardModel
+    from koflan.scoring import tiny_electra
     model = RewardModel(tiny_electra(tokenizer, 64, 3, 2, scoring=scoring), tokenizer)
     ask, texts, answers = map(list, zip(*prompts()))
     flat = lambda scores: [x for o in scores for x in o]
@@ -135,7 +136,8 @@ def test_bf16_ranks_as_fp32(data, tmp_path):
 @pytest.mark.parametrize("scoring", ["pair", "packed"])
 def test_long_inputs_keep_instruction_and_answer(scoring, tokenizer):
     "Of an input of 20,000 characters only the left is cut; every token of instruction and answers stays."
-    from koflan.reward import RewardModel, tiny_electra
+    from koflan.reward import RewardModel
+    from koflan.scoring import tiny_electra
     model = RewardModel(tiny_electra(tokenizer, 32, scoring=scoring), tokenizer)
     long, ask, answers = "돈이 아깝다 " * 2857 + "최고", "이 리뷰는 긍정인가요?", ["정말 최고의 영화", "지루하다"]
     assert len(long) >= 20_000
@@ -156,7 +158,9 @@ def test_long_inputs_keep_instruction_and_answer(scoring, tokenizer):
 def test_the_cuda_path_can_be_built(tokenizer):
     "Without a GPU the model still moves to another device, and the batches follow it."
     import torch
-    from koflan.reward import RewardModel, precision_for, tiny_electra
+    from koflan.checkpoints import precision_for
+    from koflan.reward import RewardModel
+    from koflan.scoring import tiny_electra
     device = "cuda" if torch.cuda.is_available() else "meta"
     model = RewardModel(tiny_electra(tokenizer, 32, scoring="packed").to(device), tokenizer, precision="auto")
     assert model.device.type == device and model.precision == precision_for(device)

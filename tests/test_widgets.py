@@ -14,7 +14,8 @@ import pytest
 from conftest import ROOT
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-BROWSE = """from koflan.reward import RewardModel, learn_tokenizer, tiny_electra
+BROWSE = """from koflan.reward import RewardModel
+from koflan.scoring import learn_tokenizer, tiny_electra
 from koflan.tasks import NSMC
 from koflan.widgets import Browse, browse, playground
 task = NSMC(mirror="samples")

@@ -211,7 +211,7 @@ class Distiller:
         precision:str="auto", # bf16 where the machine has it
     ):
         import torch
-        from koflan.reward import precision_for
+        from koflan.checkpoints import precision_for
         self.folder, self.lr, self.warmup, self.reuse = Path(folder), lr, warmup, reuse
         self.begun = dict(zip(BEGUN, (layers, max_length, phrases, batch_tokens, block, reuse, seed)))
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
