@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NUMBER = re.compile(r"^\d+[a-z]?_")
 WEB_FONT = re.compile(r"""@import\s*(?:url\((["']?)https?:.*?\1\)|(["'])https?:.*?\2)[^;]*;""") # the address itself may hold a semicolon
 NOTEBOOK_LINK = re.compile(r"(\]\((?:[\w.-]+/)*)\d+[a-z]?_(\w+\.ipynb)")
+ROOMS = ("core", "authoring", "tasks", "build", "model") # folders of nbs/ and koflan/, from the ground up
 RELATIVE = re.compile(r"""(\]\(|\b(?:src|srcset|href)=")(?![a-z]+:|[#/.])""") # in Markdown and HTML: what is relative to nbs/
 FIRST = dict(tutorials=("quickstart", "own_data", "add_task", "build_data", "train", "evaluate", "real_data", "publish"), concepts=("record", "kinds", "chance", "josa", "packed"))
 REMARKS = re.compile(r"\b(lang|output-file)\b") # keys that smalldocs ignores, knowingly
@@ -66,10 +67,10 @@ def pages(folder):
 
 def sidebar(check=False):
     "Write nbs/sidebar.yml: sections in reading order; a new notebook of tutorials/, concepts/ or tasks/ finds its place."
-    modules = [str(o.relative_to(ROOT/"nbs")) for folder in (".", "model", "tasks") for o in sorted((ROOT/"nbs"/folder).glob("*.ipynb")) if NUMBER.match(o.name)]
+    modules = lambda room: [str(o.relative_to(ROOT/"nbs")) for o in sorted((ROOT/"nbs"/room).glob("*.ipynb")) if NUMBER.match(o.name)]
     named = lambda text, href: dict(text=text, href=href)
     sections = {"시작": [named("koflan이란", "index.ipynb"), named("In English", "english.ipynb")], "튜토리얼": pages("tutorials"), "개념": pages("concepts"),
-                "태스크": ["gallery.ipynb", *pages("tasks")], "API": modules, "기여": [named("손 보태기", "contribute.qmd"), named("바뀐 것", "changelog.qmd")]}
+                "태스크": ["gallery.ipynb", *pages("tasks")], "API": modules("."), **{f"API: {o}": modules(o) for o in ROOMS}, "기여": [named("손 보태기", "contribute.qmd"), named("바뀐 것", "changelog.qmd")]}
     tree = dict(website=dict(sidebar=dict(contents=[dict(section=k, contents=v) for k, v in sections.items()])))
     text = "# Made by .ci/docs.py from the notebooks that there are.\n" + yaml.dump(tree, Dumper=IndentDumper, sort_keys=False, allow_unicode=True)
     keep_in_step(ROOT/"nbs"/"sidebar.yml", text, "sidebar", check)

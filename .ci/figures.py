@@ -30,16 +30,16 @@ WORDS = {
 
 def first(name):
     "The first packaged row of a task, and the record made of it."
-    from koflan.task import find_tasks
+    from koflan.tasks import find_tasks
     task = find_tasks(name)[0](mirror="samples")
     return {k: v for k, v in task.source.read("train", "samples").row(0, named=True).items() if not k.startswith("_")}, next(task.generate("train"))
 
 
 def measure(folder):
     "Ask the demo's model, and write down what it said."
-    from koflan.manifest import load_records
+    from koflan.build.manifest import load_records
     from koflan.reward import RewardModel
-    from koflan.schema import write_json
+    from koflan.core.schema import write_json
     model, (row, record) = RewardModel.from_pretrained(f"{folder}/checkpoint/demo", device="cpu", max_length=128), first(TASK)
     ranks = [dict(answer=o.answer, score=round(o.score, 2)) for o in model.rank(record["instruction"], record["input"], record["positives"] + record["negatives"])]
     about = dict(parameters=sum(o.numel() for o in model.model.parameters()), records=len(load_records(f"{folder}/data", "train")))

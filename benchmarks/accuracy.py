@@ -13,12 +13,12 @@ from tempfile import TemporaryDirectory
 import polars as pl
 from common import CLOCKS, machine
 
-from koflan.baseline import baselines
-from koflan.chance import Chance, smallest
+from koflan.model.baseline import baselines
+from koflan.core.chance import Chance, smallest
 from koflan.generate import generate
-from koflan.scoring import Scorer, learn_tokenizer, tiny_electra
+from koflan.model.scoring import Scorer, learn_tokenizer, tiny_electra
 from koflan.reward_trainer import RewardArguments, RewardData, RewardTrainer
-from koflan.manifest import load_records
+from koflan.build.manifest import load_records
 
 
 def capped(df, n): return df.filter(pl.int_range(pl.len()).over("task") < n)

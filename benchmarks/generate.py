@@ -34,13 +34,13 @@ import pandas # noqa: F401  (datasets and polars import these late: no side shal
 import polars as pl
 import pyarrow.parquet # noqa: F401
 
-from koflan.engines import make_pool
-from koflan.stages import SHARD_ROWS, Stages
-from koflan.schema import user_errors
-from koflan.shapes import BorrowTask, ChoiceTask, LabelTask, MultiLabelTask, SpanTask
-from koflan.shards import Job
-from koflan.sources import SPLITS, find_mirror
-from koflan.task import find_tasks
+from koflan.build.engines import make_pool
+from koflan.build.stages import SHARD_ROWS, Stages
+from koflan.core.schema import user_errors
+from koflan.authoring.shapes import BorrowTask, ChoiceTask, LabelTask, MultiLabelTask, SpanTask
+from koflan.build.shards import Job
+from koflan.core.sources import SPLITS, find_mirror
+from koflan.tasks import find_tasks
 from koflan.tasks.klue_ner import NO_TAG, QUOTES, TYPES, WHAT
 
 FAMILIES = dict(label=LabelTask, multilabel=MultiLabelTask, choice=ChoiceTask, span=SpanTask, borrow=BorrowTask)

@@ -10,8 +10,8 @@ import time
 
 import polars as pl
 
-from koflan.sources import SourceError
-from koflan.task import find_tasks
+from koflan.core.sources import SourceError
+from koflan.tasks import find_tasks
 
 
 def rows_of(cls):

@@ -74,7 +74,7 @@ def crossencoder(records, tokenizer, clock, tmp, batch=8):
 
 def koflan(records, tokenizer, clock, tmp, batch, scoring, dropout=0.):
     import torch
-    from koflan.scoring import Scorer
+    from koflan.model.scoring import Scorer
     from koflan.reward_trainer import RewardArguments, RewardData, RewardTrainer
     model = model_of(tokenizer, scoring)
     for o in model.modules():

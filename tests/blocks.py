@@ -41,7 +41,7 @@ class Folder:
 huggingface_hub.HfApi = Folder
 '''
 TINY = '''from koflan.reward import RewardModel
-from koflan.scoring import learn_tokenizer, tiny_electra
+from koflan.model.scoring import learn_tokenizer, tiny_electra
 tok = learn_tokenizer(["이 리뷰는 긍정인가요, 부정인가요?", "재미있어요", "돈이 아깝다"], 300)
 RewardModel(tiny_electra(tok, hidden_size=32), tok).save_pretrained("tiny")'''
 

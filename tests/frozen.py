@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from koflan.generate import generate
-from koflan.task import find_tasks
+from koflan.tasks import find_tasks
 
 SUMS = Path(__file__).with_name("frozen.json")
 WAYS = {

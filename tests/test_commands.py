@@ -135,7 +135,7 @@ def check_checkpoint(folder, data):
     "Evaluates, and gives the pipeline's scores."
     from transformers import pipeline
 
-    from koflan.encode import prompt_text
+    from koflan.model.encode import prompt_text
     from koflan.reward import RewardModel
     command("koflan.evaluate", "--model_name_or_path", folder, "--dataset", data, "--output_csv", folder/"e.csv")
     assert (folder/"e.csv").read_text().count("\n") == 5
@@ -190,7 +190,7 @@ def test_the_commands_of_the_design(spelled, tmp_path):
 EVERY_OPTION = """
 from importlib import import_module
 from koflan.__main__ import COMMANDS
-from koflan.commands import command_parser, underscored
+from koflan.core.commands import command_parser, underscored
 from koflan.reward_trainer import HfArgumentParser, RewardArguments
 for name, module in COMMANDS.items():
     f = getattr(import_module(module), f"koflan_{name}")

@@ -90,7 +90,7 @@ def test_formats(args, hub, whole, tmp_path):
     "Other files, the same records; `datasets` reads them, streaming too; and they verify."
     import datasets
 
-    from koflan.manifest import load_records
+    from koflan.build.manifest import load_records
     args = [str(o) for o in args]
     generate(hub, tmp_path/"a", *args, "--num_proc", 2)
     generate(hub, tmp_path/"b", *args, "--shard_rows", 10 * N)
@@ -285,7 +285,7 @@ def test_out_of_an_object_store(hub, s3):
     generate(hub, url, "--splits", "test", "--tasks", "nsmc", **env)
     verify = lambda *args, **kw: command("koflan.verify", *args, "--hub_mirror", hub, **env | kw)
     assert verify(url).stdout.endswith("all is right\n")
-    read = "import sys; from koflan.manifest import load_records; print(len(load_records(sys.argv[1], 'test')))"
+    read = "import sys; from koflan.build.manifest import load_records; print(len(load_records(sys.argv[1], 'test')))"
     lines = fs.cat_file("bucket/read/test/nsmc.jsonl").count(b"\n")
     assert int(subprocess.run([sys.executable, "-c", read, url], env=os.environ | env, capture_output=True, text=True, check=True).stdout) == lines
     fs.pipe_file("bucket/read/test/nsmc.jsonl", b"{}")

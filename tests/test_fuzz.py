@@ -7,13 +7,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from koflan.chance import Chance, mix
-from koflan.korean import normal_form, tidy
-from koflan.prompts import Ask, Prompts
-from koflan.schema import problems
-from koflan.shapes import BorrowTask, ChoiceTask, LabelTask, MultiLabelTask, SpanTask
-from koflan.sources import HubSource, _of_frame
-from koflan.task import REGISTRY, tally
+from koflan.core.chance import Chance, mix
+from koflan.core.korean import normal_form, tidy
+from koflan.core.prompts import Ask, Prompts
+from koflan.core.schema import problems
+from koflan.authoring.shapes import BorrowTask, ChoiceTask, LabelTask, MultiLabelTask, SpanTask
+from koflan.core.sources import HubSource, _of_frame
+from koflan.authoring.task import REGISTRY, tally
 
 
 class Table(HubSource):

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from koflan.contamination import Overlaps
 from koflan.generate import generate
-from koflan.manifest import OPTIONS, load_records, read_manifest
-from koflan.schema import KoflanError
-from koflan.shards import Job, Survey, build_part, read_survey, survey
-from koflan.task import find_tasks
+from koflan.build.manifest import OPTIONS, load_records, read_manifest
+from koflan.core.schema import KoflanError
+from koflan.build.shards import Job, Survey, build_part, read_survey, survey
+from koflan.tasks import find_tasks
 from koflan.verify import arguments, verify
 
 CASES = settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

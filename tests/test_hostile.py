@@ -14,10 +14,10 @@ from conftest import command, files
 
 from koflan.contamination import koflan_contamination
 from koflan.generate import koflan_generate
-from koflan.manifest import load_records
-from koflan.schema import KoflanError
-from koflan.shards import Job, build_part
-from koflan.task import find_tasks
+from koflan.build.manifest import load_records
+from koflan.core.schema import KoflanError
+from koflan.build.shards import Job, build_part
+from koflan.tasks import find_tasks
 from koflan.verify import koflan_verify
 
 SECRET = '{"instruction": "?", "input": "비밀", "positives": ["네"], "negatives": ["아니요"]}\n'
@@ -183,9 +183,9 @@ def gone(pid):
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals(number, code, proc, tmp_path):
     "The build ends at once, its lock and its workers with it; the next one may start."
-    script = ("import sys, time\nimport koflan.task\nfrom koflan.generate import koflan_generate\n"
+    script = ("import sys, time\nimport koflan.authoring.task\nfrom koflan.generate import koflan_generate\n"
               "def slow(self, *a, **k): print('at work', flush=True); time.sleep(60)\n"
-              "koflan.task.Task.stream = koflan.task.Task.together = slow\n"
+              "koflan.authoring.task.Task.stream = koflan.authoring.task.Task.together = slow\n"
               "if __name__ == '__main__': koflan_generate('nsmc,kobest_copa', hub_mirror='samples', "
               f"output_dir={str(tmp_path/'data')!r}, num_proc={proc})")
     (tmp_path/"slow.py").write_text(script)
@@ -204,7 +204,7 @@ def test_signals(number, code, proc, tmp_path):
 
 def test_nohup_stays(tmp_path):
     "Who has asked for SIGHUP to be ignored keeps the build."
-    script = ("import os, signal, sys\nfrom koflan.schema import user_errors\n"
+    script = ("import os, signal, sys\nfrom koflan.core.schema import user_errors\n"
               "with user_errors('koflan_x'): os.kill(os.getpid(), signal.SIGHUP); print('still there')")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
                           preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN), env=os.environ)

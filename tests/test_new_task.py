@@ -11,8 +11,8 @@ from conftest import ROOT, command, records
 from IPython.core.inputtransformer2 import TransformerManager
 
 from koflan.new_task import Table, _module, find_place, guess, task_notebook
-from koflan.schema import KoflanError
-from koflan.task import REGISTRY
+from koflan.core.schema import KoflanError
+from koflan.authoring.task import REGISTRY
 
 MARK = "정할 것"
 BOOKS = [("기쁨", "사랑|가족"), ("슬픔", "가족"), ("화남", ""), ("기쁨", "전쟁")]

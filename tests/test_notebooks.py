@@ -10,9 +10,10 @@ from conftest import ROOT
 
 PATHS = [o for o in sorted((ROOT/"nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in o.parts]
 NOTEBOOKS = {o: json.loads(o.read_text(encoding="utf-8")) for o in PATHS}
-FLOORS = """chance schema commands korean prompts sources task shapes check display tasks new_task mixing fingerprint store manifest shards engines
-    generate verify contamination encode metrics reward model losses model_card reward_trainer curves onnx_export baseline evaluate
-    push_to_hub demo widgets __main__""".split()
+# The rooms of koflan/ from the ground up, and what each knows besides itself; what stands at the top ("") knows all.
+ROOMS = {"core": (), "authoring": ("core",), "tasks": ("core", "authoring"), "build": ("core", "authoring", "tasks"), "model": ("core",)}
+FOUND = {re.search(r"default_exp (\S+)", json.dumps(nb["cells"][0]["source"]))[1].strip('"]'): path.name
+         for path, nb in NOTEBOOKS.items() if "default_exp" in "".join(nb["cells"][0]["source"])} # module -> its notebook
 
 
 def source(cell): return "".join(cell["source"])
@@ -31,7 +32,7 @@ def imports(path, text):
             start = [*package[:len(package) - node.level + 1]] if node.level else []
             module = ".".join([*start, *filter(None, [node.module])])
             yield module
-            if module in ("koflan", "koflan.tasks"): yield from (f"{module}.{o.name}" for o in node.names)
+            if module == "koflan" or module.removeprefix("koflan.") in ROOMS: yield from (f"{module}.{o.name}" for o in node.names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
             name = node.args[0]
             said = getattr(name.values[0] if isinstance(name, ast.JoinedStr) else name, "value", None)
@@ -40,46 +41,55 @@ def imports(path, text):
             yield ".".join([*package[:len(package) + 1 - dots], said[dots:]]) if dots else said
 
 
+def place(name):
+    "(room, number of its notebook) of a module, as `build.stages`; a notebook without a number is below its room's numbered ones."
+    room = name.split(".")[0] if name.split(".")[0] in ROOMS else ""
+    notebook = FOUND.get(name) or FOUND.get(f"{name}.__init__") or ""
+    return room, int(notebook[:2]) if notebook[:2].isdigit() else -1
+
+
 def upward(path, text):
-    "The imports of a module (its path in koflan/, its text) that do not point down."
-    first, *more = path.with_suffix("").parts
-    if first in ("__init__", "_modidx"): return []
-    assert first in FLOORS, f"on which floor is {path}?"
-    here, found, bad = FLOORS.index(first), set(imports(path, text)), []
-    for o in sorted(found):
-        floor = o.split(".")[1] if o.startswith("koflan.") else None
-        if floor in FLOORS and FLOORS.index(floor) > here: bad.append(f"{path} imports {o}")
-        elif floor == "tasks" and not (more or ["_"])[0].startswith("_"): bad.append(f"{path} imports a task")
-        elif here < FLOORS.index("encode") and o.split(".")[0] in ("torch", "transformers"): bad.append(f"{path} imports {o}")
+    "The imports of a module (its path in koflan/, its text) that do not point down: to a room it does not know, or to a later notebook of its own."
+    name = ".".join(path.with_suffix("").parts)
+    if name in ("__init__", "_modidx") or "samples" in path.parts: return []
+    (room, number), bad = place(name), []
+    for o in sorted(set(imports(path, text))):
+        package, _, to = o.partition(".")
+        if package == "koflan" and to and to not in ROOMS:
+            there, order = place(to)
+            if there == room and order >= number or there != room and room and there not in ROOMS[room]: bad.append(f"{path} imports {o}")
+        elif o == "koflan.tasks" and room in ("core", "authoring", "model") or package in ("torch", "transformers") and room not in ("model", ""):
+            bad.append(f"{path} imports {o}")
     return bad
-
-
-# What a lower floor asks of an upper one at the time of use: to draw a task, and to have all tasks registered.
-# Each is one call of `importlib.import_module` inside a function; nothing may be added here.
-AT_USE = [f"{by}.py imports koflan.{name}" for by in ("check", "task") for name in ("display", "tasks")]
 
 
 def test_imports_point_down():
     paths = [p.relative_to(ROOT/"koflan") for p in sorted((ROOT/"koflan").rglob("*.py"))]
     texts = {p: (ROOT/"koflan"/p).read_text(encoding="utf-8") for p in paths}
     assert sum(o.startswith("koflan.") for p, text in texts.items() for o in set(imports(p, text))) > 200 # relative ones are seen
-    assert [o for p, text in texts.items() for o in upward(p, text)] == AT_USE
-    for o in ("check.py", "task.py"): # by name only: never when the module is loaded
-        assert not re.search(r"(from|import) \S*(display|tasks)\b", re.sub(r"from IPython.*", "", texts[Path(o)]))
+    assert [o for p, text in texts.items() for o in upward(p, text)] == []
 
 
 @pytest.mark.parametrize("path, planted", [
-    ("sources.py", "from koflan.generate import generate"),
-    ("sources.py", "import koflan.generate as g"),
-    ("sources.py", "from koflan import generate"),
-    ("sources.py", "from .generate import generate"),
-    ("sources.py", "from . import generate"),
-    ("sources.py", "def f():\n    from .generate import generate"),
-    ("sources.py", "def f():\n    import importlib\n    return importlib.import_module('koflan.generate')"),
-    ("sources.py", "from importlib import import_module\nimport_module('.generate', 'koflan')"),
-    ("sources.py", "__import__('koflan.generate')"),
-    ("sources.py", "import torch"),
-    ("sources.py", "def f(): from transformers import Trainer"),
+    ("core/sources.py", "from koflan.generate import generate"),
+    ("core/sources.py", "import koflan.generate as g"),
+    ("core/sources.py", "from koflan import generate"),
+    ("core/sources.py", "from ..generate import generate"),
+    ("core/sources.py", "from .. import generate"),
+    ("core/sources.py", "def f():\n    from ..generate import generate"),
+    ("core/sources.py", "def f():\n    import importlib\n    return importlib.import_module('koflan.generate')"),
+    ("core/sources.py", "from importlib import import_module\nimport_module('..generate', 'koflan.core')"),
+    ("core/sources.py", "__import__('koflan.generate')"),
+    ("core/sources.py", "import torch"),
+    ("core/sources.py", "def f(): from transformers import Trainer"),
+    ("core/schema.py", "from .sources import HubSource"),
+    ("core/schema.py", "from . import sources"),
+    ("authoring/task.py", "from koflan.tasks import NSMC"),
+    ("authoring/task.py", "import_module('koflan.tasks')"),
+    ("authoring/task.py", "from .display import Shown"),
+    ("model/encode.py", "from ..build.store import Store"),
+    ("build/store.py", "from ..model.encode import Encoder"),
+    ("generate.py", "from .evaluate import evaluate"),
     ("tasks/nsmc.py", "from ..generate import generate"),
     ("tasks/nsmc.py", "from .. import generate"),
     ("tasks/nsmc.py", "from .apeach import APEACH"),
@@ -155,7 +165,7 @@ def test_every_task_notebook_checks_its_tasks():
 
 def test_the_gallery_is_fresh():
     "Its saved page is what the registry says now."
-    from koflan.task import find_tasks
+    from koflan.tasks import find_tasks
     from koflan.tasks.__main__ import gallery
     saved = [o for c in NOTEBOOKS[ROOT/"nbs"/"gallery.ipynb"]["cells"] for o in c.get("outputs", []) if "text/markdown" in o.get("data", {})]
     said = re.sub(r"\[(`?\w+`?)\]\(tasks/\w+\.ipynb\)", r"\1", "".join(saved[0]["data"]["text/markdown"]))

@@ -12,7 +12,7 @@ COUNTS = {"binary": ((1, 1), (1, 1)), "multiclass": ((1, 1), (1, 99)), "multilab
 
 
 def held(mirror):
-    from koflan.task import find_tasks
+    from koflan.tasks import find_tasks
     return [cls.name for cls in find_tasks("*") if (mirror/cls.source.repo).is_dir()]
 
 
@@ -101,8 +101,8 @@ def test_all_tasks_of_the_mirror(mirror, tmp_path):
 
 def test_labels_keep_their_share(mirror):
     "Whatever is dropped is counted; of what is kept, every label has the share that it has at the source."
-    from koflan.shapes import LabelTask
-    from koflan.task import find_tasks
+    from koflan.authoring.shapes import LabelTask
+    from koflan.tasks import find_tasks
     seen = 0
     for cls in find_tasks("*"):
         if not issubclass(cls, LabelTask) or not (mirror/cls.source.repo).is_dir(): continue
@@ -125,7 +125,7 @@ def test_labels_keep_their_share(mirror):
 
 def test_instructions_are_used_evenly(mirror):
     "Chi-squared over the instructions that a row may be asked, far beyond the 99.99 % point."
-    from koflan.task import find_tasks
+    from koflan.tasks import find_tasks
     for cls in find_tasks("*"):
         if not (mirror/cls.source.repo).is_dir() or any(ask.when for ask in cls.prompts.asks): continue
         for split in cls.source.splits:

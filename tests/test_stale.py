@@ -8,9 +8,9 @@ CELLS = {
     "helper": '''import re
 import polars as pl
 from koflan.generate import generate
-from koflan.prompts import Ask, Prompts
-from koflan.sources import HubSource
-from koflan.task import Task
+from koflan.core.prompts import Ask, Prompts
+from koflan.core.sources import HubSource
+from koflan.authoring.task import Task
 MARKS, WORDS = re.compile("[.!]+"), {"굳": "긍정", "최고": "긍정"}
 def bare(text): return MARKS.sub("", text).split()[0]''',
     "task": '''class Mine(Task):
@@ -58,7 +58,7 @@ def test_a_notebook(tmp_path):
 PACKAGE = {
     "mine/__init__.py": "",
     "mine/text.py": "MARKS = '.!'\n\n\ndef bare(text): return text.strip(MARKS)\n",
-    "mine/base.py": "from koflan.task import Task\n\n\nclass Base(Task):\n    ends = '?'\n    def asked(self): return '맞나요' + self.ends\n",
+    "mine/base.py": "from koflan.authoring.task import Task\n\n\nclass Base(Task):\n    ends = '?'\n    def asked(self): return '맞나요' + self.ends\n",
     "mine/tasks.py": '''from .base import Base
 from . import text
 

@@ -95,7 +95,7 @@ def prompts():
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    from koflan.scoring import learn_tokenizer
+    from koflan.model.scoring import learn_tokenizer
     return learn_tokenizer([t for q, x, answers in prompts() for t in (q, x, *answers)], 300)
 
 
@@ -103,7 +103,7 @@ def tokenizer():
 def test_scores_depend_on_nothing_else(scoring, tokenizer):
     "Batch size, order of prompts and answers, the set of other answers, and padding change no fp32 score by 1e-4; bf16 stays within 2e-2."
     from koflan.reward import RewardModel
-    from koflan.scoring import tiny_electra
+    from koflan.model.scoring import tiny_electra
     model = RewardModel(tiny_electra(tokenizer, 64, 3, 2, scoring=scoring), tokenizer)
     ask, texts, answers = map(list, zip(*prompts()))
     flat = lambda scores: [x for o in scores for x in o]
@@ -121,8 +121,8 @@ def test_scores_depend_on_nothing_else(scoring, tokenizer):
 def test_bf16_ranks_as_fp32(data, tmp_path):
     "A trained model: the same order of answers for 99 of 100 prompts, scores within 2e-2."
     from koflan.reward import RewardModel
-    from koflan.manifest import load_records
-    from koflan.task import find_tasks
+    from koflan.build.manifest import load_records
+    from koflan.tasks import find_tasks
     train(data, tmp_path/"run", "--scoring", "packed", "--num_train_epochs", 12, "--learning_rate", 2e-3, "--save_strategy", "no")
     tasks = find_tasks(",".join(load_records(data, "train")["task"].unique()))
     rows = [o for cls in tasks for seed in range(6) for split in ("train", "test") for o in cls(mirror="samples", seed=seed).generate(split)] # the same texts, asked in other words
@@ -137,7 +137,7 @@ def test_bf16_ranks_as_fp32(data, tmp_path):
 def test_long_inputs_keep_instruction_and_answer(scoring, tokenizer):
     "Of an input of 20,000 characters only the left is cut; every token of instruction and answers stays."
     from koflan.reward import RewardModel
-    from koflan.scoring import tiny_electra
+    from koflan.model.scoring import tiny_electra
     model = RewardModel(tiny_electra(tokenizer, 32, scoring=scoring), tokenizer)
     long, ask, answers = "돈이 아깝다 " * 2857 + "최고", "이 리뷰는 긍정인가요?", ["정말 최고의 영화", "지루하다"]
     assert len(long) >= 20_000
@@ -158,9 +158,9 @@ def test_long_inputs_keep_instruction_and_answer(scoring, tokenizer):
 def test_the_cuda_path_can_be_built(tokenizer):
     "Without a GPU the model still moves to another device, and the batches follow it."
     import torch
-    from koflan.checkpoints import precision_for
+    from koflan.model.checkpoints import precision_for
     from koflan.reward import RewardModel
-    from koflan.scoring import tiny_electra
+    from koflan.model.scoring import tiny_electra
     device = "cuda" if torch.cuda.is_available() else "meta"
     model = RewardModel(tiny_electra(tokenizer, 32, scoring="packed").to(device), tokenizer, precision="auto")
     assert model.device.type == device and model.precision == precision_for(device)

@@ -15,7 +15,7 @@ from conftest import ROOT
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 BROWSE = """from koflan.reward import RewardModel
-from koflan.scoring import learn_tokenizer, tiny_electra
+from koflan.model.scoring import learn_tokenizer, tiny_electra
 from koflan.tasks import NSMC
 from koflan.widgets import Browse, browse, playground
 task = NSMC(mirror="samples")
@@ -36,11 +36,11 @@ Browse._connect = cut
 browse(task, tokenizer=tok)"""
 PLAY_CUT = PLAY.replace("\nplayed", "\nplayed.widget()\nplayed.controls['answers'].unobserve_all('value')\nplayed")
 MINE = ["""%env KOFLAN_HUB_MIRROR=hub
-from koflan.check import check_task
+from koflan.authoring.check import check_task
 from koflan.generate import generate
-from koflan.prompts import Ask, Prompts
-from koflan.shapes import LabelTask
-from koflan.sources import HubSource""", """class Books(LabelTask):
+from koflan.core.prompts import Ask, Prompts
+from koflan.authoring.shapes import LabelTask
+from koflan.core.sources import HubSource""", """class Books(LabelTask):
     "책을 좋게 읽었는지 묻기"
     name, kind, cluster, citation = "books", "binary", "sentiment", "koflan"
     source = HubSource("me/books", columns=("text", "label"), names=dict(label=("bad", "good")), licence="cc0-1.0")

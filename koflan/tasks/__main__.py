@@ -6,11 +6,11 @@
 __all__ = ['listing', 'details', 'sample', 'gallery', 'koflan_tasks']
 
 # %% ../../nbs/tasks/01_main.ipynb #bd6df63b
-from ..commands import command
-from ..display import Shown
-from ..schema import printable, user_errors
-from ..sources import MissingSplit
-from ..task import find_tasks
+from ..core.commands import command
+from ..authoring.display import Shown
+from ..core.schema import printable, user_errors
+from ..core.sources import MissingSplit
+from . import find_tasks
 
 # %% ../../nbs/tasks/01_main.ipynb #21547949
 def listing(

@@ -6,9 +6,9 @@
 __all__ = ['APEACH_SOURCE', 'APEACH_PROMPTS', 'APEACH']
 
 # %% ../../nbs/tasks/apeach.ipynb #2650593b
-from ..prompts import Ask, Prompts
-from ..shapes import LabelTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import LabelTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/apeach.ipynb #5589a693
 APEACH_SOURCE = HubSource(

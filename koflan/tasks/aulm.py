@@ -8,9 +8,9 @@ __all__ = ['SPEAKERS', 'AULM_SOURCE', 'AULM_PROMPTS', 'Aulm']
 # %% ../../nbs/tasks/aulm.ipynb #c604931e
 import polars as pl
 
-from ..prompts import Ask, Prompts
-from ..sources import HubSource
-from ..task import Task
+from ..core.prompts import Ask, Prompts
+from ..core.sources import HubSource
+from ..authoring.task import Task
 
 # %% ../../nbs/tasks/aulm.ipynb #534e2c8b
 SPEAKERS = {"사용자": ("human", "user"), "챗봇": ("gpt", "assistant", "bot", "chatgpt"), "자료": ("input", "system")}

@@ -9,9 +9,9 @@ __all__ = ['CHATBOT_SOURCE', 'CHATBOT_DROPS', 'CHATBOT_CITATION', 'CHATBOT_PROMP
 # %% ../../nbs/tasks/chatbot.ipynb #174a0116
 import polars as pl
 
-from ..prompts import Ask, Prompts
-from ..shapes import BorrowTask, LabelTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import BorrowTask, LabelTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/chatbot.ipynb #6bbf2744
 CHATBOT_SOURCE = HubSource(

@@ -8,10 +8,10 @@ __all__ = ['CLICK_SOURCE', 'CLICK_PROMPTS', 'CLIcK']
 # %% ../../nbs/tasks/click.ipynb #174a0116
 import polars as pl
 
-from ..korean import tidy_expr
-from ..prompts import Ask, Prompts
-from ..shapes import ChoiceTask
-from ..sources import HubSource
+from ..core.korean import tidy_expr
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import ChoiceTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/click.ipynb #1f8f259c
 def _filled(col):

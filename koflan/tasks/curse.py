@@ -8,9 +8,9 @@ __all__ = ['CURSE_SOURCE', 'CURSE_PROMPTS', 'Curse']
 # %% ../../nbs/tasks/curse.ipynb #ae3b4962
 import polars as pl
 
-from ..prompts import Ask, Prompts
-from ..shapes import LabelTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import LabelTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/curse.ipynb #4cf61bfd
 CURSE_SOURCE = HubSource(

@@ -9,9 +9,9 @@ __all__ = ['GOEMOTIONS_SOURCE', 'GOEMOTIONS_CITATION', 'GOEMOTIONS_PROMPTS', 'GO
 # %% ../../nbs/tasks/goemotions.ipynb #e7699b90
 import polars as pl
 
-from ..prompts import Ask, Prompts
-from ..shapes import LabelTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import LabelTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/goemotions.ipynb #af72fba9
 _EKMAN = dict(

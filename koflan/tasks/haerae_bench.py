@@ -10,10 +10,10 @@ from ast import literal_eval
 
 import polars as pl
 
-from ..prompts import Ask, Prompts
-from ..schema import KoflanError
-from ..shapes import ChoiceTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..core.schema import KoflanError
+from ..authoring.shapes import ChoiceTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/haerae_bench.ipynb #a2b5b2fe
 def _question(col):

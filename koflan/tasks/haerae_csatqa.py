@@ -8,10 +8,10 @@ __all__ = ['OPTIONS', 'CSATQA_SOURCE', 'CSATQA_PROMPTS', 'HaeraeCSATQA']
 # %% ../../nbs/tasks/haerae_csatqa.ipynb #174a0116
 import polars as pl
 
-from ..korean import tidy_expr
-from ..prompts import Ask, Prompts
-from ..shapes import ChoiceTask
-from ..sources import HubSource
+from ..core.korean import tidy_expr
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import ChoiceTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/haerae_csatqa.ipynb #9f93aab5
 OPTIONS = tuple(f"option#{i}" for i in range(1, 6))

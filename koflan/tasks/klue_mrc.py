@@ -7,10 +7,10 @@ __all__ = ['KLUE_MRC_SOURCE', 'KLUE_MRC_PROMPTS', 'ANSWERS', 'KlueMRC']
 
 # %% ../../nbs/tasks/klue_mrc.ipynb #c5948b43
 import polars as pl
-from ..answers import columns
-from ..prompts import Ask, Prompts
-from ..shapes import SpanTask
-from ..sources import HubSource
+from ..core.answers import columns
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import SpanTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/klue_mrc.ipynb #56b5c2dc
 KLUE_MRC_SOURCE = HubSource(

@@ -11,11 +11,11 @@ __all__ = ['TYPES', 'TAGS', 'NO_TAG', 'QUOTES', 'FOUND', 'KLUE_NER_SOURCE', 'NO_
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from ..korean import bytes_of, tidied
-from ..prompts import Ask, Prompts
-from ..shapes import LabelTask
-from ..sources import HubSource
-from ..task import Task
+from ..core.korean import bytes_of, tidied
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import LabelTask
+from ..core.sources import HubSource
+from ..authoring.task import Task
 
 # %% ../../nbs/tasks/klue_ner.ipynb #61b0e5d5
 TYPES = ("DT", "LC", "OG", "PS", "QT", "TI")

@@ -9,10 +9,10 @@ __all__ = ['KLUE_NLI', 'NLI_LABELS', 'KLUE_NLI_SOURCE', 'KLUE_NLI_PROMPTS', 'SIB
 # %% ../../nbs/tasks/klue_nli.ipynb #174a0116
 import polars as pl
 
-from ..prompts import Ask, Prompts
-from ..shapes import LabelTask
-from ..sources import HubSource
-from ..task import Task
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import LabelTask
+from ..core.sources import HubSource
+from ..authoring.task import Task
 
 # %% ../../nbs/tasks/klue_nli.ipynb #d4e22f62
 KLUE_NLI = dict(

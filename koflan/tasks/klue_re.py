@@ -8,9 +8,9 @@ __all__ = ['RE_LABELS', 'KLUE_RE_SOURCE', 'KLUE_RE_PROMPTS', 'KlueRE']
 # %% ../../nbs/tasks/klue_re.ipynb #174a0116
 import polars as pl
 
-from ..prompts import Ask, Prompts
-from ..shapes import LabelTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import LabelTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/klue_re.ipynb #4f9f8af3
 _ORG = { # label: (name, other name, pair, what it tells)

@@ -8,9 +8,9 @@ __all__ = ['KLUE_STS_SOURCE', 'KLUE_STS_PROMPTS', 'KlueSTS']
 # %% ../../nbs/tasks/klue_sts.ipynb #174a0116
 import polars as pl
 
-from ..prompts import Ask, Prompts
-from ..shapes import LabelTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import LabelTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/klue_sts.ipynb #c00645cc
 KLUE_STS_SOURCE = HubSource(

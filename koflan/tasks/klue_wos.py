@@ -10,11 +10,11 @@ __all__ = ['KLUE_WOS_SOURCE', 'DOMAINS', 'SLOTS', 'PRICES', 'YES_NO', 'ANY', 'RO
 # %% ../../nbs/tasks/klue_wos.ipynb #746c205a
 import re
 import polars as pl
-from ..chance import key
-from ..korean import normal_form
-from ..prompts import Ask, Prompts
-from ..sources import HubSource
-from ..task import Task
+from ..core.chance import key
+from ..core.korean import normal_form
+from ..core.prompts import Ask, Prompts
+from ..core.sources import HubSource
+from ..authoring.task import Task
 
 # %% ../../nbs/tasks/klue_wos.ipynb #cec3e59c
 KLUE_WOS_SOURCE = HubSource(

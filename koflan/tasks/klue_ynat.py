@@ -6,9 +6,9 @@
 __all__ = ['YNAT_LABELS', 'YNAT_SOURCE', 'YNAT_PROMPTS', 'KlueYNAT']
 
 # %% ../../nbs/tasks/klue_ynat.ipynb #2650593b
-from ..prompts import Ask, Prompts
-from ..shapes import LabelTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import LabelTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/klue_ynat.ipynb #b20d8997
 YNAT_LABELS = ("IT과학", "경제", "사회", "생활문화", "세계", "스포츠", "정치")

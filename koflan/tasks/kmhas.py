@@ -6,9 +6,9 @@
 __all__ = ['KMHAS_LABELS', 'KMHAS_SOURCE', 'KMHAS_KINDS', 'KMHAS_GROUNDS', 'KMHAS_TAGS', 'KMHAS_PROMPTS', 'KMHaS']
 
 # %% ../../nbs/tasks/kmhas.ipynb #2650593b
-from ..prompts import Ask, Prompts
-from ..shapes import MultiLabelTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import MultiLabelTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/kmhas.ipynb #3c4c01e8
 KMHAS_LABELS = ("origin", "physical", "politics", "profanity", "age", "gender", "race", "religion", "not_hate_speech")

@@ -8,10 +8,10 @@ __all__ = ['SUBJECTS', 'KMMLU_SOURCE', 'KMMLU_PROMPTS', 'KMMLU']
 # %% ../../nbs/tasks/kmmlu.ipynb #174a0116
 import polars as pl
 
-from ..korean import tidy_expr
-from ..prompts import Ask, Prompts
-from ..shapes import ChoiceTask
-from ..sources import HubSource
+from ..core.korean import tidy_expr
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import ChoiceTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/kmmlu.ipynb #ad027691
 SUBJECTS = {

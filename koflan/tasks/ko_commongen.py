@@ -8,10 +8,10 @@ __all__ = ['SENTENCES', 'COMMONGEN_SOURCE', 'COMMONGEN_PROMPTS', 'KoCommonGen']
 # %% ../../nbs/tasks/ko_commongen.ipynb #174a0116
 import polars as pl
 
-from ..korean import tidy_expr
-from ..prompts import Ask, Prompts
-from ..shapes import ChoiceTask
-from ..sources import HubSource
+from ..core.korean import tidy_expr
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import ChoiceTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/ko_commongen.ipynb #159c1809
 SENTENCES = ("1", "2", "3", "4")

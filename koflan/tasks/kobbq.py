@@ -8,10 +8,10 @@ __all__ = ['KOBBQ_SOURCE', 'KOBBQ_PROMPTS', 'KoBBQ']
 # %% ../../nbs/tasks/kobbq.ipynb #174a0116
 import polars as pl
 
-from ..korean import tidy_expr
-from ..prompts import Ask, Prompts
-from ..shapes import ChoiceTask
-from ..sources import HubSource
+from ..core.korean import tidy_expr
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import ChoiceTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/kobbq.ipynb #d894829c
 def _choices(s):

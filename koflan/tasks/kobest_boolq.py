@@ -8,9 +8,9 @@ __all__ = ['KOBEST_BOOLQ_SOURCE', 'YES', 'NO', 'QUESTIONS', 'STATEMENTS', 'KOBES
 # %% ../../nbs/tasks/kobest_boolq.ipynb #174a0116
 import polars as pl
 
-from ..prompts import Ask, Prompts
-from ..shapes import LabelTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import LabelTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/kobest_boolq.ipynb #40459f21
 KOBEST_BOOLQ_SOURCE = HubSource(

@@ -6,9 +6,9 @@
 __all__ = ['KOBEST_COPA_SOURCE', 'KOBEST_COPA_PROMPTS', 'KoBESTCopa']
 
 # %% ../../nbs/tasks/kobest_copa.ipynb #2650593b
-from ..prompts import Ask, Prompts
-from ..shapes import ChoiceTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import ChoiceTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/kobest_copa.ipynb #c5f9004d
 KOBEST_COPA_SOURCE = HubSource(

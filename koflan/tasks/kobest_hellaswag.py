@@ -6,9 +6,9 @@
 __all__ = ['ENDINGS', 'KOBEST_HELLASWAG_SOURCE', 'KOBEST_HELLASWAG_PROMPTS', 'KoBESTHellaSwag']
 
 # %% ../../nbs/tasks/kobest_hellaswag.ipynb #2650593b
-from ..prompts import Ask, Prompts
-from ..shapes import ChoiceTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import ChoiceTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/kobest_hellaswag.ipynb #2ddf2d8f
 ENDINGS = ("ending_1", "ending_2", "ending_3", "ending_4")

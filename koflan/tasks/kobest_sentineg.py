@@ -6,9 +6,9 @@
 __all__ = ['KOBEST_SENTINEG_SOURCE', 'KOBEST_SENTINEG_PROMPTS', 'KoBESTSentiNeg']
 
 # %% ../../nbs/tasks/kobest_sentineg.ipynb #2650593b
-from ..prompts import Ask, Prompts
-from ..shapes import LabelTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import LabelTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/kobest_sentineg.ipynb #01c21bcb
 KOBEST_SENTINEG_SOURCE = HubSource(

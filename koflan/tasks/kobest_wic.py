@@ -8,9 +8,9 @@ __all__ = ['KOBEST_WIC_SOURCE', 'YES', 'NO', 'KOBEST_WIC_PROMPTS', 'KoBESTWiC']
 # %% ../../nbs/tasks/kobest_wic.ipynb #174a0116
 import polars as pl
 
-from ..prompts import Ask, Prompts
-from ..shapes import LabelTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import LabelTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/kobest_wic.ipynb #766f538c
 KOBEST_WIC_SOURCE = HubSource(

@@ -9,9 +9,9 @@ __all__ = ['KODOLI_SOURCE', 'KODOLI_DROPS', 'KODOLI_CITATION', 'KODOLI_OFFENSE_P
 # %% ../../nbs/tasks/kodoli.ipynb #fc4c846b
 import polars as pl
 
-from ..prompts import Ask, Prompts
-from ..shapes import LabelTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import LabelTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/kodoli.ipynb #cde70f6a
 KODOLI_SOURCE = HubSource(

@@ -9,9 +9,9 @@ __all__ = ['OFFENSIVE', 'TARGETS', 'GROUPS', 'KOLD_OFF', 'KOLD_TEXT', 'KOLD_SOUR
 # %% ../../nbs/tasks/kold.ipynb #174a0116
 import polars as pl
 
-from ..prompts import Ask, Prompts
-from ..shapes import LabelTask, MultiLabelTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import LabelTask, MultiLabelTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/kold.ipynb #f9c9ba2c
 def _one_of(col, values):

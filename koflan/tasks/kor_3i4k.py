@@ -6,9 +6,9 @@
 __all__ = ['KOR_3I4K_SOURCE', 'KOR_3I4K_PROMPTS', 'Kor3i4K']
 
 # %% ../../nbs/tasks/kor_3i4k.ipynb #2650593b
-from ..prompts import Ask, Prompts
-from ..shapes import LabelTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import LabelTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/kor_3i4k.ipynb #11db220c
 KOR_3I4K_SOURCE = HubSource(

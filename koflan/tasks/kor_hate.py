@@ -7,9 +7,9 @@ __all__ = ['KOR_HATE_SOURCE', 'KOR_HATE_PROMPTS', 'KOR_HATE_BIAS_PROMPTS', 'KOR_
            'KorHateGender']
 
 # %% ../../nbs/tasks/kor_hate.ipynb #2650593b
-from ..prompts import Ask, Prompts
-from ..shapes import LabelTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import LabelTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/kor_hate.ipynb #76b143f5
 KOR_HATE_SOURCE = HubSource(

@@ -7,9 +7,9 @@ __all__ = ['KOR_NLI_SOURCE', 'KOR_NLI_PROMPTS', 'KorNLI']
 
 # %% ../../nbs/tasks/kor_nli.ipynb #c5948b43
 import polars as pl
-from ..prompts import Ask, Prompts
-from ..shapes import LabelTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import LabelTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/kor_nli.ipynb #c62da88c
 KOR_NLI_SOURCE = HubSource(

@@ -7,9 +7,9 @@ __all__ = ['KOR_QPAIR_SOURCE', 'KOR_QPAIR_PROMPTS', 'KorQPair']
 
 # %% ../../nbs/tasks/kor_qpair.ipynb #c5948b43
 import polars as pl
-from ..prompts import Ask, Prompts
-from ..shapes import LabelTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import LabelTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/kor_qpair.ipynb #ace3ffa2
 KOR_QPAIR_SOURCE = HubSource(

@@ -8,9 +8,9 @@ __all__ = ['KOR_SAE_SOURCE', 'KOR_SAE_PROMPTS', 'KOR_SAE_CHOICE_PROMPTS', 'KorSA
 # %% ../../nbs/tasks/kor_sae.ipynb #174a0116
 import polars as pl
 
-from ..prompts import Ask, Prompts
-from ..shapes import BorrowTask, LabelTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import BorrowTask, LabelTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/kor_sae.ipynb #3de905a2
 KOR_SAE_SOURCE = HubSource(

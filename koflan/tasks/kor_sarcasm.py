@@ -7,9 +7,9 @@ __all__ = ['TAG', 'KOR_SARCASM_SOURCE', 'KOR_SARCASM_PROMPTS', 'KorSarcasm']
 
 # %% ../../nbs/tasks/kor_sarcasm.ipynb #c5948b43
 import polars as pl
-from ..prompts import Ask, Prompts
-from ..shapes import LabelTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import LabelTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/kor_sarcasm.ipynb #20a0f4e9
 TAG = r"(?i)#\s?\S*(?:sarcas|irony|반어|아이러니|비꼬|비꼼|풍자)\S*" # the hashtags that the tweets were collected by

@@ -7,9 +7,9 @@ __all__ = ['SCORE', 'KOR_STS_SOURCE', 'KOR_STS_PROMPTS', 'KorSTS']
 
 # %% ../../nbs/tasks/kor_sts.ipynb #c5948b43
 import polars as pl
-from ..prompts import Ask, Prompts
-from ..shapes import LabelTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import LabelTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/kor_sts.ipynb #867d6864
 SCORE = pl.col("score").cast(pl.Float64)

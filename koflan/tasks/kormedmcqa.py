@@ -8,10 +8,10 @@ __all__ = ['CONFIGS', 'KORMEDMCQA_SOURCE', 'KORMEDMCQA_PROMPTS', 'KorMedMCQA']
 # %% ../../nbs/tasks/kormedmcqa.ipynb #174a0116
 import polars as pl
 
-from ..korean import tidy_expr
-from ..prompts import Ask, Prompts
-from ..shapes import ChoiceTask
-from ..sources import HubSource
+from ..core.korean import tidy_expr
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import ChoiceTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/kormedmcqa.ipynb #1f8f259c
 def _filled(col):

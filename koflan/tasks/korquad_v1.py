@@ -6,9 +6,9 @@
 __all__ = ['KORQUAD_V1_SOURCE', 'KORQUAD_V1_PROMPTS', 'KorQuAD']
 
 # %% ../../nbs/tasks/korquad_v1.ipynb #2650593b
-from ..prompts import Ask, Prompts
-from ..shapes import SpanTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import SpanTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/korquad_v1.ipynb #1f646921
 KORQUAD_V1_SOURCE = HubSource(

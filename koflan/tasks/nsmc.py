@@ -6,9 +6,9 @@
 __all__ = ['NSMC_SOURCE', 'NSMC_PROMPTS', 'NSMC']
 
 # %% ../../nbs/tasks/nsmc.ipynb #2650593b
-from ..prompts import Ask, Prompts
-from ..shapes import LabelTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import LabelTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/nsmc.ipynb #6b9c5a3a
 NSMC_SOURCE = HubSource(

@@ -8,9 +8,9 @@ __all__ = ['NSMC_RAW_SOURCE', 'NSMC_STARS_PROMPTS', 'NSMCStars']
 # %% ../../nbs/tasks/nsmc_stars.ipynb #fad91b03
 import polars as pl
 
-from ..prompts import Ask, Prompts
-from ..shapes import LabelTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import LabelTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/nsmc_stars.ipynb #2f82d2ff
 _RATING = pl.col("rating")

@@ -8,9 +8,9 @@ __all__ = ['NTREX_SOURCE', 'NTREX_CITATION', 'NTREX_DROPS', 'NTREX_KO_PROMPTS', 
 # %% ../../nbs/tasks/ntrex.ipynb #38a8930d
 import polars as pl
 
-from ..prompts import Ask, Prompts
-from ..shapes import BorrowTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import BorrowTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/ntrex.ipynb #52b023b5
 NTREX_SOURCE = HubSource(

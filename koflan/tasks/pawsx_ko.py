@@ -7,9 +7,9 @@ __all__ = ['PAWSX_KO_SOURCE', 'PAWSX_KO_PROMPTS', 'PawsXKo']
 
 # %% ../../nbs/tasks/pawsx_ko.ipynb #c5948b43
 import polars as pl
-from ..prompts import Ask, Prompts
-from ..shapes import LabelTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import LabelTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/pawsx_ko.ipynb #2552824f
 PAWSX_KO_SOURCE = HubSource(

@@ -10,9 +10,9 @@ __all__ = ['PETITION_SOURCE', 'PETITION_DROPS', 'PETITION_CITATION', 'PETITION_T
 import numpy as np
 import polars as pl
 
-from ..prompts import Ask, Prompts
-from ..shapes import BorrowTask, LabelTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import BorrowTask, LabelTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/petitions.ipynb #cc7c649c
 _ALL = ("경제민주화", "교통/건축/국토", "기타", "농산어촌", "문화/예술/체육/언론", "미래", "반려동물", "보건복지", "성장동력", "안전/환경",

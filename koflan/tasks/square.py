@@ -8,9 +8,9 @@ __all__ = ['SQUARE_SOURCE', 'SQUARE_PROMPTS', 'SquareQuestion']
 # %% ../../nbs/tasks/square.ipynb #dafa627a
 import polars as pl
 
-from ..prompts import Ask, Prompts
-from ..shapes import LabelTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import LabelTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/square.ipynb #339d8543
 _KINDS = ("contentious", "ethical", "predictive")

@@ -10,10 +10,10 @@ __all__ = ['STYLEKQC_SOURCE', 'STYLEKQC_CITATION', 'STYLEKQC_TOPIC_PROMPTS', 'ST
 # %% ../../nbs/tasks/stylekqc.ipynb #8b66195e
 import polars as pl
 
-from ..prompts import Ask, Prompts
-from ..shapes import LabelTask
-from ..sources import HubSource
-from ..task import Task
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import LabelTask
+from ..core.sources import HubSource
+from ..authoring.task import Task
 
 # %% ../../nbs/tasks/stylekqc.ipynb #aab256ee
 STYLEKQC_SOURCE = HubSource(

@@ -6,9 +6,9 @@
 __all__ = ['UNSMILE_FLAGS', 'UNSMILE_SOURCE', 'KINDS_OF_HATE', 'TARGETS_OF_HATE', 'TAGS', 'UNSMILE_PROMPTS', 'UnSmile']
 
 # %% ../../nbs/tasks/unsmile.ipynb #2650593b
-from ..prompts import Ask, Prompts
-from ..shapes import MultiLabelTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import MultiLabelTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/unsmile.ipynb #c1aefc6b
 UNSMILE_FLAGS = ("여성/가족", "남성", "성소수자", "인종/국적", "연령", "지역", "종교", "기타 혐오", "악플/욕설", "clean")

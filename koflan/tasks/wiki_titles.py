@@ -10,9 +10,9 @@ __all__ = ['WIKI_SOURCE', 'WIKI_CITATION', 'WIKI_DROPS', 'WIKI_TITLE_PROMPTS', '
 import numpy as np
 import polars as pl
 
-from ..prompts import Ask, Prompts
-from ..shapes import BorrowTask
-from ..sources import HubSource
+from ..core.prompts import Ask, Prompts
+from ..authoring.shapes import BorrowTask
+from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/wiki_titles.ipynb #b1a4c5de
 def masked(
