@@ -47,7 +47,7 @@ AULM_PROMPTS = Prompts(
         "주어진 내용을 참고해서 챗봇이 할 말을 적어 줘.",
         "마지막 말에 이어서 챗봇이 할 대답은 무엇인가요?",
         "사용자의 요청을 끝까지 읽고 그에 맞는 답변을 작성하세요.",
-        "이 대화에서 챗봇은 다음에 어떻게 대답했을까요?",
+        "이 대화에서 챗봇은 다음에 어떻게 대답하면 좋을까요?",
         "주어진 대화를 완성하도록 챗봇의 답을 채워 넣으시오."),
     input="{history}",
 )
@@ -56,6 +56,7 @@ AULM_PROMPTS = Prompts(
 class Aulm(Task):
     "대화에 이어질 챗봇의 답 쓰기"
     name, kind, cluster = "aulm", "dialogue", "dialogue"
+    version = "1.1"
     source, prompts = AULM_SOURCE, AULM_PROMPTS
     drops = {"unknown_speaker": ~pl.col("known"), "no_reply": ~pl.col("replied") | (pl.col("reply") == ""),
              "empty_input": pl.col("history") == "", "empty_turn": pl.col("asked") == ""}

@@ -34,7 +34,7 @@ CHATBOT_PROMPTS = Prompts(
         "대화의 첫마디입니다. 다음에 올 말은 무엇일까요?",
         "이 사람에게 건넬 말을 하나 고른다면 무엇이 좋을까요? {options}",
         "사용자의 말에 맞게 응답하시오.",
-        "이 말을 한 사람은 상대에게서 어떤 대답을 들었을까요?"),
+        "둘이 이야기를 나눈다면 다음에 올 대답은 어느 것이 알맞을까? {options}"),
     input="{Q}",
 )
 
@@ -42,9 +42,11 @@ CHATBOT_PROMPTS = Prompts(
 class Chatbot(BorrowTask):
     "말 한마디에 어울리는 대답 고르기"
     name, kind, cluster = "chatbot", "choice", "dialogue"
+    version = "1.1"
     source, prompts = CHATBOT_SOURCE, CHATBOT_PROMPTS
     drops = CHATBOT_DROPS
-    asked, reply = "Q", "A"
+    asked, reply, group = "Q", "A", None
+    common, near, window = 3, 1, 64
     corpus, citation = "songys-chatbot", CHATBOT_CITATION
 
 # %% ../../nbs/tasks/chatbot.ipynb #edcf9ba1
@@ -60,7 +62,7 @@ _TALK = Ask(
     "두 사람은 무엇을 두고 이야기하고 있나요? 보기: {options}",
     "말과 대답을 함께 읽고 어떤 이야기인지 알려 줘. 보기: {options}",
     "아래 대화의 주제를 셋 중에서 고르시오: {options}",
-    "이 대화는 어디에 듭니까? 보기: {options}",
+    "이 대화는 어떤 이야기에 해당합니까? 보기: {options}",
     answers=dict(daily=["일상", "일상생활"], parting=["이별", "이별 뒤의 마음"], love=["사랑", "사랑과 연애"]), input=_BOTH)
 
 # %% ../../nbs/tasks/chatbot.ipynb #fcba5f29
@@ -77,6 +79,7 @@ CHATBOT_MOOD_PROMPTS = Prompts(_TOPIC, _TALK, _STORY, input="{Q}")
 class ChatbotMood(LabelTask):
     "챗봇에게 건넨 말이 일상, 이별, 사랑 가운데 무엇에 관한 것인지"
     name, kind, cluster = "chatbot_mood", "multiclass", "topic"
+    version = "1.1"
     source, prompts = CHATBOT_SOURCE, CHATBOT_MOOD_PROMPTS
     drops = CHATBOT_DROPS | {"two_labels": pl.col("label").n_unique().over("Q") > 1}
     whole = True # two_labels looks at other rows

@@ -16,9 +16,11 @@ from ..core.sources import HubSource
 # %% ../../nbs/tasks/haerae_csatqa.ipynb #9f93aab5
 OPTIONS = tuple(f"option#{i}" for i in range(1, 6))
 
+_MARKED = r"<word(?: start)?>\s*(.*?)\s*<(?:word/|/word|word end)>" # underlined or boxed in the printed exam
+
 def _filled(col):
-    "The text of a column, null where it is blank."
-    text = tidy_expr(pl.col(col).cast(pl.String))
+    "The text of a column with its marks as brackets, null where it is blank."
+    text = tidy_expr(pl.col(col).cast(pl.String)).str.replace_all(f"(?s){_MARKED}", "[$1]")
     return pl.when(text != "").then(text)
 
 # %% ../../nbs/tasks/haerae_csatqa.ipynb #19812210
@@ -26,7 +28,7 @@ _listed = pl.concat_str([_filled(o) for o in OPTIONS], ignore_nulls=True)
 
 CSATQA_SOURCE = HubSource(
     "HAERAE-HUB/csatqa", columns=("question", "context", *OPTIONS, "gold"), config="full", splits=dict(test="test"),
-    derive=dict(
+    derive={o: _filled(o) for o in OPTIONS} | dict(
         problem=pl.concat_str([_filled("context"), _filled("question")], separator="\n\n", ignore_nulls=True),
         has_context=_filled("context").is_not_null(),
         brief=(_listed.str.len_chars() <= 120) & ~_listed.str.contains(r"[{}]"),
@@ -57,10 +59,11 @@ CSATQA_PROMPTS = Prompts(
 class HaeraeCSATQA(ChoiceTask):
     "수능 국어 문제의 답 고르기"
     name, kind, cluster = "haerae_csatqa", "choice", "exam"
+    version = "1.1"
     source, prompts = CSATQA_SOURCE, CSATQA_PROMPTS
     choices, gold, gold_from = OPTIONS, "gold", 1
     corpus = "csat-korean"
     drops = dict(no_question=_filled("question").is_null(), empty_choice=pl.any_horizontal(_filled(o).is_null() for o in OPTIONS[:4]))
     citation = "Na, K. et al. (2023). CSAT-QA: How Far Can LLMs Reach in Korean Language Understanding? EleutherAI/hae-rae."
 
-    def options(self): return pl.concat_list(_filled(o) for o in OPTIONS).list.drop_nulls()
+    def options(self): return pl.concat_list(OPTIONS).list.drop_nulls()

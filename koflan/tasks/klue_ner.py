@@ -92,13 +92,13 @@ KLUE_NER_PROMPTS = Prompts(
         "다음 글에서 '{word}' 부분은 어떤 종류의 개체명인가요?",
         "개체명 인식 문제입니다. '{word}'에 알맞은 갈래를 답하십시오.",
         "'{word}' 표현의 개체명 유형을 {options} 중 하나로 알려 줘.",
-        "글을 읽고 '{word}' 표현이 어느 갈래에 드는지 분류해라.",
+        "글을 읽고 '{word}' 표현을 다음 가운데 하나로 분류해라: {options}",
         answers=dict(DT=["날짜", "날짜 표현", "날짜·시기"], LC=["장소", "장소 이름", "장소·지역"], OG=["기관", "기관 이름", "기관·단체"],
                      PS=["사람", "사람 이름", "사람·등장인물"], QT=["수량", "수량 표현", "수량·순서"], TI=["시간", "시간 표현", "시각·시간"])),
     Ask("이 문장에 쓰인 '{word}', 무엇을 나타내는 말인가요?",
         "문맥으로 보아 '{word}' 부분이 무엇을 나타내는지 답하시오.",
         "앞뒤 내용을 살펴보세요. '{word}' 자리에는 무엇을 나타내는 말이 쓰였을까요?",
-        "'{word}' 하면 이 글에서는 무엇을 나타내는 말이지?",
+        "이 글의 '{word}', 사람이나 장소나 날짜처럼 나눈다면 무엇을 나타내는 말이지?",
         "이 글을 어려워하는 친구에게 '{word}' 부분은 무엇을 나타내는 말이라고 알려 주면 될까요?",
         answers=dict(DT=["날짜나 시기", "날짜나 시기를 나타내는 말"], LC=["장소나 지역", "장소나 지역을 나타내는 말"],
                      OG=["기관이나 단체", "기관이나 단체를 나타내는 말"], PS=["사람이나 등장인물", "사람이나 등장인물을 나타내는 말"],
@@ -115,6 +115,7 @@ CITATION = "Park, S., Moon, J., Kim, S., Cho, W. I., Han, J., Park, J., ... Cho,
 class KlueNER(LabelTask):
     "문장에 나온 이름의 갈래(날짜, 장소, 기관, 사람, 수량, 시간)"
     name, kind, cluster = "klue_ner", "multiclass", "ner"
+    version = "1.1"
     source, prompts = KLUE_NER_SOURCE, KLUE_NER_PROMPTS
     names, label = TYPES, "number"
     corpus, citation = ("wikitree", "naver-movie"), CITATION
@@ -157,6 +158,7 @@ def other_types(
 class KlueNERChoice(Task):
     "문장에서 물은 갈래(장소, 사람 등)의 이름 고르기"
     name, kind, cluster = "klue_ner_choice", "choice", "ner"
+    version = "1.1"
     source, prompts = KLUE_NER_SOURCE, KLUE_NER_CHOICE_PROMPTS
     drops = NO_NAME | {"one_type": pl.col("found").list.eval(pl.element().struct.field("type")).list.n_unique() < 2}
     between = " / "

@@ -43,6 +43,11 @@ KLUE_NLI_PROMPTS = Prompts(
         "뒤 문장에 적힌 내용이 앞 문장으로 보아 맞는지 확인해 주세요.",
         answers=_nli(["네", "네, 맞는 말입니다"], ["알 수 없습니다", "앞 문장만으로는 알 수 없습니다"], ["아니요", "아니요, 틀린 말입니다"]),
         input="앞 문장: {premise}\n뒤 문장: {hypothesis}"),
+    Ask("앞 문장대로라면 뒤 문장은 틀린 말입니까?",
+        "앞 문장을 믿는 사람이라면 뒤 문장을 거짓이라고 해야 하나?",
+        "뒤 문장에 적힌 내용이 앞 문장으로 보아 틀렸는지 확인해 주세요.",
+        answers=_nli(["아니요", "아니요, 맞는 말입니다"], ["알 수 없습니다", "앞 문장만으로는 알 수 없습니다"], ["네", "네, 틀린 말입니다"]),
+        input="앞 문장: {premise}\n뒤 문장: {hypothesis}"),
     Ask("글을 근거로 주장을 어떻게 볼 수 있나요?",
         "글에 근거해 주장을 검토하고 결과를 알려 줘.",
         "글과 주장을 견주어 주장이 뒷받침되는지, 반박되는지, 판단할 수 없는지 밝히시오.",
@@ -58,6 +63,7 @@ _BLANK = {"empty_text": (pl.col("premise") == "") | (pl.col("hypothesis") == "")
 class KlueNLI(LabelTask):
     "전제와 가설의 관계: 함의, 중립, 모순"
     name, kind, cluster = "klue_nli", "multiclass", "nli"
+    version = "1.1"
     source, prompts = KLUE_NLI_SOURCE, KLUE_NLI_PROMPTS
     drops = _BLANK
     corpus = ("wikitree", "policy-briefing", "wikinews-ko", "wikipedia-ko", "naver-movie", "airbnb-ko")

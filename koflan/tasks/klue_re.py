@@ -93,12 +93,12 @@ KLUE_RE_PROMPTS = Prompts(
         "글을 읽고 {object:이/가} {subject}의 무엇에 해당하는지 답해 줘.",
         "{subject:을/를} 기준으로 볼 때 {object:은/는} 무엇을 나타냅니까?",
         "두 표현의 관계를 한마디로 말하면? 주체는 {subject}, 대상은 {object}입니다.",
-        answers=_both(_relation(0, "해당하는 관계 없음"), _relation(1, "정해진 관계에 들지 않음"))),
+        answers=_both(_relation(0, "해당하는 관계 없음"), _relation(1, "인물이나 단체의 정보에 드는 관계 없음"))),
     Ask("이 문장에서 {subject:과/와} {object:은/는} 어떤 관계인가요?",
         "{subject:과/와} {object:이/가} 어떤 관계로 이어져 있는지 문장에서 찾아 주세요.",
         "{subject:이/가} 앞, {object:이/가} 뒤일 때 둘은 무엇과 무엇의 관계인지 말해라.",
         "문장을 읽고 {subject:과/와} {object} 사이에 성립하는 관계를 분류하시오.",
-        answers=_both(_PAIR, {k: f"{o}의 관계" for k, o in _PAIR.items()} | {"no_relation": "정해진 관계에 들지 않음"})),
+        answers=_both(_PAIR, {k: f"{o}의 관계" for k, o in _PAIR.items()} | {"no_relation": "인물이나 단체의 정보에 드는 관계 없음"})),
     Ask("문장 속의 {object:은/는} {subject}에 대해 무엇을 알게 해 주나요?",
         "문장에서 {object:이/가} 나온 부분을 보면 {subject}에 대해 무엇을 알 수 있습니까?",
         "{subject:을/를} 소개하는 글을 쓰려고 해. 이 문장의 {object}에서 무엇을 알 수 있어?",
@@ -110,6 +110,7 @@ KLUE_RE_PROMPTS = Prompts(
 class KlueRE(LabelTask):
     "문장 속 주체와 대상의 관계 서른 가지"
     name, kind, cluster = "klue_re", "multiclass", "relation"
+    version = "1.1"
     source, prompts = KLUE_RE_SOURCE, KLUE_RE_PROMPTS
     drops = {"no_entity": pl.col("subject").is_null() | pl.col("object").is_null()}
     corpus = ("wikipedia-ko", "wikitree", "policy-briefing")

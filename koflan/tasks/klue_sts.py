@@ -22,14 +22,15 @@ KLUE_STS_SOURCE = HubSource(
 
 # %% ../../nbs/tasks/klue_sts.ipynb #17514ae8
 KLUE_STS_PROMPTS = Prompts(
-    Ask("두 문장은 거의 같은 뜻인가요?",
-        "문장 1과 문장 2는 사실상 같은 말을 하고 있습니까?",
+    Ask("두 문장은 대체로 같은 뜻인가요?",
+        "문장 1과 문장 2는 크게 보아 같은 말을 하고 있습니까?",
         "표현은 다를 수 있어. 두 문장의 의미가 비슷한지 네, 아니요로 답해 줘.",
         "문장 1을 문장 2로 바꾸어 써도 뜻이 대체로 그대로인가요?",
         answers=dict(negative=["아니요", "아니요, 그렇지 않습니다"], positive=["네", "네, 그렇습니다"])),
     Ask("두 문장의 뜻이 서로 다른가요?",
         "문장 1과 문장 2를 같은 뜻으로 보기 어렵습니까?",
         "뜻만 놓고 볼 때 두 문장은 서로 다른 말을 하고 있는가?",
+        "두 문장을 비슷한 뜻으로 묶으면 안 될까요?",
         answers=dict(negative=["네", "네, 그렇습니다"], positive=["아니요", "아니요, 그렇지 않습니다"])),
     Ask("두 문장의 의미를 견주어 {options} 중에서 고르세요.",
         "문장 1과 문장 2는 뜻이 비슷한가, 다른가?",
@@ -46,6 +47,7 @@ KLUE_STS_PROMPTS = Prompts(
 class KlueSTS(LabelTask):
     "두 문장의 뜻이 비슷한지 여부"
     name, kind, cluster = "klue_sts", "binary", "paraphrase"
+    version = "1.1"
     source, prompts = KLUE_STS_SOURCE, KLUE_STS_PROMPTS
     drops = {"empty_text": (pl.col("sentence1") == "") | (pl.col("sentence2") == "")}
     corpus = ("airbnb-ko", "policy-briefing", "parakqc")

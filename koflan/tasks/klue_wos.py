@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KLUE_WOS_SOURCE', 'DOMAINS', 'SLOTS', 'PRICES', 'YES_NO', 'ANY', 'ROLES', 'MOST', 'WINDOW', 'CLOSED',
-           'KLUE_WOS_PROMPTS', 'slot_name', 'value_name', 'states', 'render', 'family', 'wrong_values', 'closed',
-           'collect', 'KlueWoS']
+           'KLUE_WOS_PROMPTS', 'slot_name', 'value_name', 'states', 'render', 'family', 'wrong_values', 'heard',
+           'closed', 'collect', 'KlueWoS']
 
 # %% ../../nbs/tasks/klue_wos.ipynb #746c205a
 import re
@@ -92,6 +92,15 @@ def wrong_values(
         out.append(value)
     return out[:MOST]
 
+# %% ../../nbs/tasks/klue_wos.ipynb #0ae5d8f3
+def heard(
+    slot:str, # "domain-slot"
+    value:str, # its value name
+    talk:str, # the dialogue so far
+) -> bool: # always for slots whose values are said in other words
+    "Can a value be told from the talk?"
+    return family(slot) != "장소" or value == ANY or normal_form(value) in normal_form(talk)
+
 # %% ../../nbs/tasks/klue_wos.ipynb #b32d210a
 CLOSED = {"가격대": tuple(PRICES.values()), "지역": tuple(f"서울 {o}" for o in ("중앙", "동쪽", "서쪽", "남쪽", "북쪽")),
           "예약 요일": tuple(f"{o}요일" for o in "월화수목금토일")}
@@ -122,11 +131,11 @@ KLUE_WOS_PROMPTS = Prompts(
         "상담 기록을 채워 줘. {slot} 칸에는 무엇이라고 적어야 할까?",
         "대화 상태 추적 문제입니다. 마지막 말까지 듣고 {slot}의 값을 답하십시오.",
         "사용자가 말한 조건에 따르면 {slot:이/가} 어떻게 되나요?",
-        "사용자는 {slot:을/를} 어떻게 정했습니까?",
+        "사용자의 말에 따르면 {slot} 칸은 어떻게 적는 것이 맞습니까?",
         "{slot:을/를} 아직 적지 못했다. 대화를 보고 채워 넣어라.",
         "상담을 이어받은 직원입니다. 이 손님이 바라는 {slot:이/가} 어떻게 되는지 알려 주세요.",
         "다음 대화에서 사용자가 바라는 {slot:을/를} {options} 가운데 하나로 답해라.",
-        "사용자의 뜻대로 하려면 {slot:은/는} 어떻게 정해야 할까요?",
+        "사용자의 조건을 표로 옮길 때 {slot} 항목에는 무엇이 들어갈까요?",
         "조건이 도중에 바뀌었을 수도 있다. 지금 사용자가 원하는 {slot:은/는}?"),
     input="{talk}",
 )
@@ -135,6 +144,7 @@ KLUE_WOS_PROMPTS = Prompts(
 class KlueWoS(Task):
     "상담 대화에서 사용자가 원하는 조건의 값 고르기"
     name, kind, cluster = "klue_wos", "choice", "dialogue"
+    version = "1.1"
     source, prompts = KLUE_WOS_SOURCE, KLUE_WOS_PROMPTS
     between = " / "
     corpus = "wos"
@@ -150,8 +160,10 @@ class KlueWoS(Task):
         if not got: return "no_state"
         nth = pick("turn", len(got))
         at, state = got[nth]
-        slot = list(state)[pick("slot", len(state))]
-        talk, start = render(row["dialogue"][:at + 1]), pick("value", len(values[slot]))
+        talk = render(row["dialogue"][:at + 1])
+        if not (slots := [o for o in state if heard(o, state[o], talk)]): return "unheard"
+        slot = slots[pick("slot", len(slots))]
+        start = pick("value", len(values[slot]))
         said = [v for _, o in got[nth::-1] for s, v in o.items() if family(s) == family(slot) and v != ANY]
         pool = [values[slot][(start + i) % len(values[slot])] for i in range(min(WINDOW, len(values[slot])))]
         wrong = wrong_values(slot, state[slot], said + sorted(pool, key=lambda o: o not in talk))

@@ -29,7 +29,7 @@ def _answers(*wordings): return {k: [o[k] for o in wordings] for k in YNAT_LABEL
 
 # %% ../../nbs/tasks/klue_ynat.ipynb #90703c47
 YNAT_PROMPTS = Prompts(
-    Ask("이 뉴스 제목은 어느 분야의 기사인가요?",
+    Ask("이런 제목이 붙은 뉴스는 어느 분야의 기사인가요?",
         "다음 기사 제목을 읽고 알맞은 분야를 고르세요. 보기: {options}",
         "아래 제목이 어떤 분야에 속하는지 분류하시오.",
         "뉴스 사이트에 올릴 기사야. 제목만 보고 {options} 가운데 맞는 분야를 골라 줘.",
@@ -54,6 +54,7 @@ YNAT_PROMPTS = Prompts(
 class KlueYNAT(LabelTask):
     "뉴스 제목의 분야 일곱 가지"
     name, kind, cluster = "klue_ynat", "multiclass", "topic"
+    version = "1.1"
     source, prompts = YNAT_SOURCE, YNAT_PROMPTS
     corpus = "klue-ynat"
     citation = "Park, S., Moon, J., Kim, S., Cho, W. I., et al. (2021). KLUE: Korean Language Understanding Evaluation. arXiv:2105.09680"

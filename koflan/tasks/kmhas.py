@@ -6,16 +6,21 @@
 __all__ = ['KMHAS_LABELS', 'KMHAS_SOURCE', 'KMHAS_KINDS', 'KMHAS_GROUNDS', 'KMHAS_TAGS', 'KMHAS_PROMPTS', 'KMHaS']
 
 # %% ../../nbs/tasks/kmhas.ipynb #2650593b
-from ..core.prompts import Ask, Prompts
+import polars as pl
+
 from ..authoring.shapes import MultiLabelTask
+from ..core.prompts import Ask, Prompts
 from ..core.sources import HubSource
 
 # %% ../../nbs/tasks/kmhas.ipynb #3c4c01e8
 KMHAS_LABELS = ("origin", "physical", "politics", "profanity", "age", "gender", "race", "religion", "not_hate_speech")
+_inside = pl.col("text").str.strip_chars().str.extract(r'(?s)^"+(.*?)"+$') # null where no quotes stand around it
+_bare = pl.coalesce(_inside.str.replace_all('""', '"', literal=True), "text")
+
 KMHAS_SOURCE = HubSource(
     "jeanlee/kmhas_korean_hate_speech", columns=("text", "label"), names=dict(label=KMHAS_LABELS),
     splits=dict(train="train", validation="validation", test="test"), licence="cc-by-sa-4.0",
-    size="train 78,977, validation 8,776, test 21,939",
+    derive=dict(text=_bare), size="train 78,977, validation 8,776, test 21,939",
 )
 
 # %% ../../nbs/tasks/kmhas.ipynb #111dba15
@@ -37,19 +42,19 @@ KMHAS_TAGS = dict(
 
 # %% ../../nbs/tasks/kmhas.ipynb #c1d35fe3
 KMHAS_PROMPTS = Prompts(
-    Ask("이 뉴스 댓글에는 어떤 차별이나 혐오, 욕설이 들어 있나요? 모두 말하세요.",
-        "다음 댓글에 나타난 혐오 표현의 종류를 욕설까지 포함해 모두 찾으시오.",
+    Ask("이 뉴스 댓글에 차별이나 혐오, 욕설이 들어 있나요? 있으면 모두 말하고, 없으면 없다고 하세요.",
+        "다음 댓글에 혐오 표현이나 욕설이 있는지 보고, 있으면 그 종류를 모두 찾으시오.",
         "아래 글에 해당하는 혐오 유형을 전부 골라 줘. 보기: {options}",
-        "댓글 하나에 여러 혐오가 섞여 있을 수 있다. 해당하는 것을 빠짐없이 찾아라.",
+        "댓글에는 여러 혐오가 섞여 있기도, 하나도 없기도 하다. 해당하는 것을 빠짐없이 찾아라.",
         "이 글이 어떤 혐오 표현에 속하는지, 아니면 문제없는 글인지 알려 주세요.",
         answers=KMHAS_KINDS),
-    Ask("글쓴이는 상대의 무엇을 두고 공격하나요? 욕설이 있다면 욕설도 함께 말하세요.",
-        "이 댓글이 무엇을 이유로 남을 깎아내리는지, 욕설은 없는지 보고 전부 고르시오: {options}",
-        "무엇을 트집 잡아 공격하는 댓글인지, 욕설도 있는지 말해 줘. 공격하지 않는 글일 수도 있어.",
+    Ask("글쓴이가 누군가를 공격한다면 무엇을 두고 그러나요? 욕설이 있으면 함께 말하고, 둘 다 없으면 없다고 하세요.",
+        "남을 깎아내리는 댓글인지, 그렇다면 무엇을 이유로 그러는지, 욕설은 없는지 보고 전부 고르시오: {options}",
+        "무엇을 트집 잡아 공격하는지, 욕설도 있는지, 아니면 공격하지 않는 글인지 말해 줘.",
         answers=KMHAS_GROUNDS),
     Ask("뉴스 댓글에 분류 꼬리표를 달고 있습니다. 이 댓글에 알맞은 꼬리표를 모두 고르세요: {options}",
         "혐오와 욕설을 걸러 내는 관리자라면 이 댓글에 어떤 꼬리표를 붙일지 모두 말해 봐.",
-        "이 댓글의 문제를 {options} 중에서 있는 대로 골라라.",
+        "이 댓글에 문제가 있는지 살펴보고 {options} 중에서 맞는 것을 있는 대로 골라라.",
         "온라인 기사에 달린 글입니다. 어떤 문제가 있는지, 아니면 정상인지 분류해 주세요.",
         answers=KMHAS_TAGS),
     input="{text}",
@@ -59,6 +64,7 @@ KMHAS_PROMPTS = Prompts(
 class KMHaS(MultiLabelTask):
     "뉴스 댓글에 담긴 혐오의 갈래 고르기"
     name, cluster = "kmhas", "hate"
+    version = "1.1"
     source, prompts, label = KMHAS_SOURCE, KMHAS_PROMPTS, "label"
     corpus = "kmhas"
     citation = ("Lee, J., Lim, T., Lee, H., Jo, B., Kim, Y., Yoon, H., & Han, S. C. (2022). K-MHaS: A Multi-label Hate Speech "

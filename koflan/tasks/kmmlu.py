@@ -17,7 +17,7 @@ from ..core.sources import HubSource
 SUBJECTS = {
     "Accounting": "회계", "Agricultural-Sciences": "농학", "Aviation-Engineering-and-Maintenance": "항공 정비", "Biology": "생물학",
     "Chemical-Engineering": "화학 공학", "Chemistry": "화학", "Civil-Engineering": "토목", "Computer-Science": "컴퓨터 과학",
-    "Construction": "건설", "Criminal-Law": "형법", "Ecology": "생태학", "Economics": "경제학", "Education": "교육학",
+    "Construction": "건설", "Criminal-Law": "형사법", "Ecology": "생태학", "Economics": "경제학", "Education": "교육학",
     "Electrical-Engineering": "전기 공학", "Electronics-Engineering": "전자 공학", "Energy-Management": "에너지 관리",
     "Environmental-Science": "환경 과학", "Fashion": "의류·패션", "Food-Processing": "식품 가공", "Gas-Technology-and-Engineering": "가스 기술",
     "Geomatics": "측량·지리 정보", "Health": "보건", "Industrial-Engineer": "산업 안전", "Information-Technology": "정보 기술",
@@ -78,6 +78,7 @@ KMMLU_PROMPTS = Prompts(
 class KMMLU(ChoiceTask):
     "한국의 시험 45과목 문제에서 답 고르기"
     name, kind, cluster = "kmmlu", "choice", "exam"
+    version = "1.1"
     source, prompts = KMMLU_SOURCE, KMMLU_PROMPTS
     choices, gold, gold_from = ("A", "B", "C", "D"), "answer", 1
     drops = dict(empty_choice=pl.any_horizontal(pl.col(o).is_null() for o in "ABCD"))

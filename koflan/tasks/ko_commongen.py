@@ -43,6 +43,7 @@ COMMONGEN_PROMPTS = Prompts(
 class KoCommonGen(ChoiceTask):
     "주어진 개념으로 지은 상식에 맞는 문장 고르기"
     name, kind, cluster = "ko_commongen", "choice", "commonsense"
+    artefacts = dict(longest="원본의 정답은 보기 가운데 가장 길 때가 많습니다. 가장 긴 문장을 고르면 53 %가 맞습니다(우연 25 %).")
     source, prompts = COMMONGEN_SOURCE, COMMONGEN_PROMPTS
     choices, gold, gold_from = SENTENCES, "gold", 1
     drops = dict(empty_choice=pl.any_horizontal(tidy_expr(pl.col(o)).fill_null("") == "" for o in SENTENCES))

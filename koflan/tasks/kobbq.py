@@ -52,6 +52,7 @@ KOBBQ_PROMPTS = Prompts(
 class KoBBQ(ChoiceTask):
     "고정 관념이 끼어들 만한 물음에 글의 근거대로 답하기"
     name, kind, cluster = "kobbq", "choice", "bias"
+    artefacts = dict(answer="원본은 문항의 절반이 모호한 글이라, 늘 '알 수 없음'을 고르면 50 %가 맞습니다(우연 33 %).")
     source, prompts = KOBBQ_SOURCE, KOBBQ_PROMPTS
     choices, gold = "choices", "gold"
     drops = dict(not_a_choice=pl.col("gold").is_null() & (pl.col("answer") != ""),

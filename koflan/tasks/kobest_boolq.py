@@ -50,6 +50,7 @@ STATEMENTS = (
         answers=YES, when=dict(form="statement"), input="{paragraph}"),
     Ask("글의 내용과 맞지 않는 문장인가요?",
         "문장이 글의 내용을 잘못 전하고 있습니까?",
+        "글에 적힌 사실과 다른 말을 하는 문장인지 답하시오.",
         answers=NO, when=dict(form="statement")),
     Ask("글과 문장을 견주어 보고 문장의 내용이 맞는지 틀리는지 말해라.",
         answers={"True": ["맞다", "맞는 내용이다"], "False": ["틀리다", "틀린 내용이다"]}, when=dict(form="statement")),
@@ -62,6 +63,8 @@ KOBEST_BOOLQ_PROMPTS = Prompts(*QUESTIONS, *STATEMENTS, input="글: {paragraph}\
 class KoBESTBoolQ(LabelTask):
     "글을 읽고 질문이나 문장의 맞고 틀림 가리기"
     name, kind, cluster = "kobest_boolq", "binary", "mrc"
+    version = "1.1"
+    artefacts = dict(yes="질문 꼴의 행은 원본의 질문을 그대로 물어야 해서 뒤집어 물을 수 없습니다. 원본의 라벨이 네와 아니요를 반씩 나눕니다.")
     source, prompts = KOBEST_BOOLQ_SOURCE, KOBEST_BOOLQ_PROMPTS
     drops = {"empty_paragraph": pl.col("paragraph") == ""}
     corpus = "wikipedia-ko"

@@ -40,6 +40,9 @@ KOBEST_HELLASWAG_PROMPTS = Prompts(
 class KoBESTHellaSwag(ChoiceTask):
     "글에 바로 이어질 문장 고르기"
     name, kind, cluster = "kobest_hellaswag", "choice", "commonsense"
+    artefacts = dict(
+        overlap="원본의 정답은 글의 낱말을 이어 받는 일이 잦아, 글자가 가장 많이 겹치는 보기를 고르면 45 %가 맞습니다(우연 25 %).",
+        answer="원본에는 글만 조금 다르고 보기가 같은 행이 있어, 다른 행의 정답을 외우면 35 %가 맞습니다(train).")
     source, prompts = KOBEST_HELLASWAG_SOURCE, KOBEST_HELLASWAG_PROMPTS
     choices = ENDINGS
     corpus = "kobest-hellaswag"

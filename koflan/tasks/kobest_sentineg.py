@@ -27,10 +27,11 @@ KOBEST_SENTINEG_PROMPTS = Prompts(
         answers=dict(negative=["부정", "부정적", "부정적이다"], positive=["긍정", "긍정적", "긍정적이다"])),
     Ask("글쓴이는 이번 구매에 만족했나요?",
         "후기를 남긴 사람이 좋은 평가를 했다고 볼 수 있습니까?",
-        "이 글을 읽으면 판매자가 기뻐할까요?",
+        "산 물건을 좋게 말하는 후기인가요?",
         answers=dict(negative=["아니요", "아니요, 그렇지 않습니다"], positive=["네", "네, 그렇습니다"])),
     Ask("이 후기는 불만을 나타낸 글인가요?",
         "구매한 사람이 아쉬움이나 실망을 드러내고 있는지 답해 주세요.",
+        "이 상품평을 부정적인 평가로 볼 수 있습니까?",
         answers=dict(negative=["네", "네, 그렇습니다"], positive=["아니요", "아니요, 그렇지 않습니다"])),
     Ask("이 후기와 함께 남긴 별점은 높을까요, 낮을까요?",
         "글만 보고 글쓴이가 별점을 어떻게 주었을지 맞혀 봐.",
@@ -43,6 +44,7 @@ KOBEST_SENTINEG_PROMPTS = Prompts(
 class KoBESTSentiNeg(LabelTask):
     "부정하는 말까지 읽어 상품 후기의 감정 가리기"
     name, kind, cluster = "kobest_sentineg", "binary", "sentiment"
+    version = "1.1"
     source, prompts = KOBEST_SENTINEG_SOURCE, KOBEST_SENTINEG_PROMPTS
     corpus = "kobest-sentineg"
     citation = "Kim, D., Jang, M., Kwon, D. S., Davis, E. (2022). KOBEST: Korean Balanced Evaluation of Significant Tasks. arXiv:2204.04541"

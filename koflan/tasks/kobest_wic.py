@@ -33,6 +33,8 @@ KOBEST_WIC_PROMPTS = Prompts(
     Ask("{quoted:은/는} 두 문장에서 서로 다른 뜻으로 쓰였나요?",
         "두 문장을 견주어 {quoted}의 뜻이 달라졌는지 답해 주세요.",
         "대괄호 안의 낱말은 글자만 같을 뿐 뜻은 다른가요?",
+        "사전이라면 두 문장의 {quoted}에 서로 다른 뜻풀이를 달아야 합니까?",
+        "두 문장의 [ ] 안의 말을 같은 뜻으로 읽으면 틀리는지 알려 줘.",
         answers=NO),
     Ask("문장 1의 {quoted:과/와} 문장 2의 {quoted:은/는} 뜻이 같은지 다른지 골라라.",
         "두 문장에 나온 {quoted}의 의미를 비교하세요. 보기: {options}",
@@ -48,6 +50,7 @@ def _marked(context): return pl.col(context).str.contains(pl.concat_str(pl.lit("
 class KoBESTWiC(LabelTask):
     "두 문장에 나온 낱말이 같은 뜻인지 묻기"
     name, kind, cluster = "kobest_wic", "binary", "word-sense"
+    version = "1.1"
     source, prompts = KOBEST_WIC_SOURCE, KOBEST_WIC_PROMPTS
     drops = {"unmarked_word": ~(_marked("context_1") & _marked("context_2"))}
     corpus = "kobest-wic"

@@ -54,13 +54,13 @@ KOLD_PROMPTS = Prompts(
         "다음 댓글이 공격적인 언어에 해당하는지 판정하시오.",
         "뉴스나 영상에 달린 댓글이야. {options} 중 어느 쪽인지 골라 줘.",
         answers=dict(not_offensive=["공격적이지 않음", "공격적이지 않은 댓글"], offensive=["공격적임", "공격적인 댓글"])),
-    Ask("댓글을 쓴 사람이 욕을 하거나 누군가를 모욕하고 있나요?",
-        "이 댓글에는 무례한 표현이나 욕설이 들어 있습니까?",
-        "읽는 사람이 불쾌하게 느낄 만한 댓글인지 말해 줘.",
-        "이 댓글이 선을 넘었다고 볼 수 있나요?",
+    Ask("이 댓글은 누군가를 공격하거나 모욕하는 말인가요?",
+        "이 댓글에는 욕설이나 비하처럼 공격적인 표현이 들어 있습니까?",
+        "공격적인 댓글이라는 신고를 받아들여야 할지 말해 줘.",
         answers=dict(not_offensive=["아니요", "아니요, 그렇지 않습니다"], offensive=["네", "네, 그렇습니다"])),
     Ask("욕설도 비하도 없는 댓글인가요?",
         "이 댓글은 공격적인 표현 없이 쓴 글이라고 할 수 있습니까?",
+        "남을 공격하거나 모욕하지 않는 댓글이 맞는지 답해 줘.",
         answers=dict(not_offensive=["네", "네, 그렇습니다"], offensive=["아니요", "아니요, 그렇지 않습니다"])),
     Ask("공격적인 댓글을 가리는 일을 맡았다. 이 댓글을 어떻게 할지 정해라.",
         "댓글 창 관리 규칙에 따라 공격적인 글은 숨깁니다. 이 댓글은 어떻게 해야 하나요?",
@@ -72,13 +72,14 @@ KOLD_PROMPTS = Prompts(
 class KOLD(LabelTask):
     "댓글이 공격적인지 판별"
     name, kind, cluster = "kold", "binary", "hate"
+    version = "1.1"
     source, prompts, label = KOLD_SOURCE, KOLD_PROMPTS, "offensive"
     corpus = "kold"
     citation = "Jeong, Y., Oh, J., Lee, J., Ahn, J., Moon, J., Park, S., & Oh, A. (2022). KOLD: Korean Offensive Language Dataset. EMNLP."
 
 # %% ../../nbs/tasks/kold.ipynb #dbce4114
 KOLD_TARGET_PROMPTS = Prompts(
-    Ask("이 공격적인 댓글이 겨냥하는 대상은 무엇인가요?",
+    Ask("이 공격적인 댓글이 겨냥하는 대상이 있나요? 있다면 무엇인가요?",
         "다음 댓글의 공격 대상을 고르세요. 보기: {options}",
         "공격적인 댓글이다. 그 화살이 향하는 곳을 골라라: {options}",
         "아래 댓글이 누구를 공격하는지 답해라. {options} 가운데 하나다.",
@@ -87,10 +88,10 @@ KOLD_TARGET_PROMPTS = Prompts(
         answers=dict(untargeted=["특정 대상 없음", "겨냥한 대상 없음"], individual=["개인", "특정한 개인"],
                      group=["집단", "어떤 집단에 속한 사람들"], other=["그 밖의 대상", "기관이나 회사 등 그 밖의 대상"])),
     Ask("글쓴이는 누구를, 또는 무엇을 향해 공격적인 말을 하고 있습니까?",
-        "이 댓글에서 욕을 먹고 있는 쪽은 누구인가요?",
+        "이 댓글에서 욕을 먹고 있는 쪽이 있나요? 있다면 누구인가요?",
         "이 거친 말은 누구에게 하는 말일까요? 아무에게도 향하지 않을 수도 있어요.",
         "공격적인 댓글을 대상에 따라 나누고 있어요. 이 댓글은 어디에 속하나요? {options}",
-        "불쾌한 말이 누구를 겨누는지 말해 봐.",
+        "불쾌한 말이 누구를 겨누는지, 아무도 겨누지 않는지 말해 봐.",
         "공격받는 쪽이 사람인지 집단인지 기관인지, 아니면 아무도 아닌지 답하시오.",
         answers=dict(untargeted=["아무도 아님"], individual=["특정한 사람"],
                      group=["성별·인종·정치 성향·종교 등으로 묶인 집단"], other=["개인이나 집단이 아닌 기관·회사·매체 등"])),
@@ -101,6 +102,7 @@ KOLD_TARGET_PROMPTS = Prompts(
 class KOLDTarget(LabelTask):
     "공격적인 댓글이 겨냥하는 대상의 유형"
     name, kind, cluster = "kold_target", "multiclass", "hate"
+    version = "1.1"
     source, prompts, label = KOLD_TARGET_SOURCE, KOLD_TARGET_PROMPTS, "target"
     corpus, citation = KOLD.corpus, KOLD.citation
 

@@ -42,20 +42,20 @@ _RESPONSE = Ask(
         "statement": ["그런 줄 알고 들으면 된다", "듣고 알아 두면 된다"],
         "question": ["물음에 대답해 주어야 한다", "묻는 것을 알려 주어야 한다"],
         "command": ["바라는 행동을 해 주어야 한다", "시키거나 부탁한 일을 해야 한다"],
-        "rhetorical question": ["묻는 꼴이지만 대답할 필요는 없다", "되묻는 말일 뿐이라 답하지 않아도 된다"],
-        "rhetorical command": ["시키는 꼴이지만 따로 할 일은 없다", "인사나 바람 같은 말이라 실제로 할 일은 없다"],
+        "rhetorical question": ["묻는 형식이지만 대답할 필요는 없다", "되묻는 말일 뿐이라 답하지 않아도 된다"],
+        "rhetorical command": ["시키는 형식이지만 따로 할 일은 없다", "인사나 바람 같은 말이라 실제로 할 일은 없다"],
         "intonation-dependent utterance": ["억양을 듣지 않으면 정할 수 없다", "말끝의 높낮이를 들어 보아야 안다"]})
 
 # %% ../../nbs/tasks/kor_3i4k.ipynb #f3f731ce
 _ROLE = Ask(
-    "이 말의 구실을 가장 잘 설명한 것은 무엇인가요?",
+    "이 말의 역할을 가장 잘 설명한 것은 무엇인가요?",
     "어떤 말인지 한 문장으로 풀어 주세요.",
-    "받아 적은 이 말은 어떤 구실을 합니까? 보기: {options}",
+    "받아 적은 이 말은 대화에서 어떤 역할을 합니까? 보기: {options}",
     answers={
         "fragment": ["문장을 이루지 못한 낱말이나 말토막이다"], "statement": ["사실이나 생각을 전하는 말이다"],
         "question": ["대답을 바라고 묻는 말이다"], "command": ["어떤 행동을 바라는 말이다"],
-        "rhetorical question": ["묻는 꼴을 빌려 생각이나 느낌을 드러내는 말이다"],
-        "rhetorical command": ["시키는 꼴을 빌려 인사나 바람을 나타내는 말이다"],
+        "rhetorical question": ["묻는 형식을 빌려 생각이나 느낌을 드러내는 말이다"],
+        "rhetorical command": ["시키는 형식을 빌려 인사나 바람을 나타내는 말이다"],
         "intonation-dependent utterance": ["억양에 따라 서술도 질문도 요구도 될 수 있는 말이다"]})
 
 # %% ../../nbs/tasks/kor_3i4k.ipynb #223f947a
@@ -65,6 +65,7 @@ KOR_3I4K_PROMPTS = Prompts(_NAME, _RESPONSE, _ROLE, input="{text}")
 class Kor3i4K(LabelTask):
     "받아 적은 말 한마디의 의도 일곱 갈래"
     name, kind, cluster = "kor_3i4k", "multiclass", "intent"
+    version = "1.1"
     source, prompts = KOR_3I4K_SOURCE, KOR_3I4K_PROMPTS
     corpus = "3i4k"
     between = " / "

@@ -27,7 +27,7 @@ KOR_HATE_PROMPTS = Prompts(
         answers=dict(hate=["혐오 발언", "혐오 댓글"], offensive=["공격적인 발언", "공격적인 댓글"],
                      none=["혐오도 공격도 아닌 발언", "문제없는 댓글"])),
     Ask("이 댓글은 얼마나 공격적인가요?",
-        "글쓴이가 남을 얼마나 심하게 공격하고 있는지 세 단계로 평가하시오.",
+        "글쓴이가 남을 공격하는지, 그렇다면 얼마나 심한지 세 단계로 평가하시오.",
         "이 댓글의 공격성을 {options} 중에서 골라 주세요.",
         "댓글의 공격 수위를 판단해 줘.",
         "수위가 높은 댓글을 찾고 있어요. 이 글은 {options} 중 어느 쪽인가요?",
@@ -44,6 +44,7 @@ KOR_HATE_PROMPTS = Prompts(
 class KorHate(LabelTask):
     "연예 뉴스 댓글의 공격성 세 단계"
     name, kind, cluster = "kor_hate", "multiclass", "hate"
+    version = "1.1"
     source, prompts, label = KOR_HATE_SOURCE, KOR_HATE_PROMPTS, "hate"
     corpus = "beep"
     citation = ("Moon, J., Cho, W. I., & Lee, J. (2020). BEEP! Korean Corpus of Online News Comments for Toxic Speech Detection. "
@@ -51,18 +52,18 @@ class KorHate(LabelTask):
 
 # %% ../../nbs/tasks/kor_hate.ipynb #252d45cc
 KOR_HATE_BIAS_PROMPTS = Prompts(
-    Ask("이 댓글에는 어떤 편견이 담겨 있나요?",
-        "다음 뉴스 댓글에 드러난 사회적 편견의 종류를 고르세요. 보기: {options}",
+    Ask("이 댓글에 편견이 담겨 있나요? 그렇다면 어떤 편견인가요?",
+        "다음 뉴스 댓글에 사회적 편견이 드러나는지 보고 알맞은 것을 고르세요. 보기: {options}",
         "아래 댓글을 읽고 성별에 대한 편견인지 다른 편견인지, 아니면 편견이 없는지 판단하시오.",
-        "글쓴이의 말에 어떤 고정관념이 깔려 있는지 알려 줘.",
-        "성별이든 출신이든 이 댓글에서 드러나는 편견이 있다면 종류를 알려 주세요.",
-        "연예 기사에 달린 댓글이다. 담긴 편견을 {options} 중에서 골라라.",
+        "글쓴이의 말에 편견이 깔려 있는지, 그렇다면 어떤 편견인지 알려 줘.",
+        "성별이든 출신이든 이 댓글에서 드러나는 편견이 있으면 종류를, 없으면 없다고 알려 주세요.",
+        "연예 기사에 달린 댓글이다. 편견이 담겼는지 {options} 중에서 골라라.",
         answers=dict(none=["편견 없음", "드러난 편견이 없음"], gender=["성별 편견", "성별에 대한 편견"],
                      others=["성별 이외의 편견", "성별이 아닌 다른 것에 대한 편견"])),
-    Ask("이 댓글은 무엇을 두고 편견을 드러내나요?",
+    Ask("이 댓글이 편견을 드러낸다면 무엇을 두고 그러나요?",
         "글쓴이가 누군가를 편견으로 대하고 있다면 무엇에 관한 편견인가요?",
-        "출신이나 나이처럼 성별과 상관없는 편견도 있습니다. 이 댓글의 편견은 무엇에 관한 것입니까?",
-        "어떤 특성에 대한 편견인지 말해 보세요. 편견이 없을 수도 있어요.",
+        "출신이나 나이처럼 성별과 상관없는 편견도 있습니다. 이 댓글에 편견이 있다면 무엇에 관한 것입니까?",
+        "편견을 드러내는 댓글인지, 그렇다면 어떤 특성에 대한 것인지 말해 보세요.",
         answers=dict(none=["편견을 드러내지 않는다", "편견 없음"], gender=["성별", "남녀의 성별"],
                      others=["성별이 아닌 특성", "출신이나 나이 등 성별이 아닌 특성"])),
     Ask("편견 신고를 분류하고 있습니다. 이 댓글은 어느 칸에 들어가야 할까요? {options}",
@@ -75,6 +76,7 @@ KOR_HATE_BIAS_PROMPTS = Prompts(
 class KorHateBias(LabelTask):
     "연예 뉴스 댓글에 담긴 편견의 갈래"
     name, kind, cluster = "kor_hate_bias", "multiclass", "hate"
+    version = "1.1"
     source, prompts, label = KOR_HATE_SOURCE, KOR_HATE_BIAS_PROMPTS, "bias"
     corpus, citation = KorHate.corpus, KorHate.citation
 
@@ -83,16 +85,16 @@ KOR_HATE_GENDER_PROMPTS = Prompts(
     Ask("이 댓글에 성별에 대한 편견이 담겨 있나요?",
         "글쓴이는 여자나 남자에 대한 선입견을 드러내고 있습니까?",
         "다음 댓글에서 성차별적인 생각이 드러나는지 답하시오.",
-        "아래 글에 남녀에 대한 고정관념이 있는지 봐 줘.",
         "성별을 두고 사람을 낮춰 보거나 넘겨짚는 댓글인가요?",
-        "성차별로 신고된 댓글입니다. 신고가 타당합니까?",
         answers={"False": ["아니요", "아니요, 그렇지 않습니다"], "True": ["네", "네, 그렇습니다"]}),
     Ask("이 댓글은 성별에 대한 편견 없이 쓴 글인가요?",
         "남녀 누구에게도 치우친 시선을 드러내지 않는 댓글이 맞나요?",
         "성차별을 찾아볼 수 없는 댓글이라고 할 수 있습니까?",
+        "남녀에 대한 고정관념이 드러나지 않는 글인지 봐 줘.",
         answers={"False": ["네", "네, 그렇습니다"], "True": ["아니요", "아니요, 그렇지 않습니다"]}),
     Ask("이 댓글에 성별 편견이 있는지 없는지 골라라: {options}",
         "연예 기사에 달린 댓글입니다. 성별 편견이 있는지 판별하세요.",
+        "성별 편견이 있는 댓글과 없는 댓글을 나누고 있다. 이 글은 어느 쪽인지 정해라.",
         "성차별 댓글을 찾고 있어요. 이 댓글에 성별 편견이 보이나요, 보이지 않나요?",
         answers={"False": ["성별 편견 없음", "성별 편견이 보이지 않는다"], "True": ["성별 편견 있음", "성별 편견이 보인다"]}),
     input="{comments}",
@@ -102,5 +104,6 @@ KOR_HATE_GENDER_PROMPTS = Prompts(
 class KorHateGender(LabelTask):
     "연예 뉴스 댓글에 성별 편견이 있는지"
     name, kind, cluster = "kor_hate_gender", "binary", "hate"
+    version = "1.1"
     source, prompts, label = KOR_HATE_SOURCE, KOR_HATE_GENDER_PROMPTS, "contain_gender_bias"
     corpus, citation = KorHate.corpus, KorHate.citation

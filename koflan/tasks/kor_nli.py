@@ -29,11 +29,16 @@ KOR_NLI_PROMPTS = Prompts(
         "전제를 그대로 믿는다고 할 때 가설이 참인지 거짓인지, 알 수 없는지 말해 줘.",
         answers=dict(entailment=["참", "참이다"], neutral=["알 수 없음", "알 수 없다"], contradiction=["거짓", "거짓이다"])),
     Ask("전제에 따르면 가설은 맞는 말인가요?",
-        "앞의 글이 사실이라면 뒤의 문장은 맞는 말이에요?",
+        "전제가 사실이라면 가설은 맞는 말이에요?",
         "전제대로라면 가설에 적힌 내용이 사실인가요?",
         answers=dict(entailment=["네", "네, 맞아요"], neutral=["알 수 없어요", "이것만으로는 알 수 없어요"],
                      contradiction=["아니요", "아니요, 틀려요"])),
-    Ask("다음 글이 사실이라면 \"{hypothesis}\"라는 말도 사실일까?",
+    Ask("전제에 따르면 가설은 틀린 말인가요?",
+        "전제가 사실이면 가설은 거짓이에요?",
+        "전제대로라면 가설에는 사실이 아닌 말이 적혀 있나?",
+        answers=dict(entailment=["아니요", "아니요, 맞아요"], neutral=["알 수 없어요", "이것만으로는 알 수 없어요"],
+                     contradiction=["네", "네, 틀려요"])),
+    Ask('다음 글이 사실이라고 할 때 "{hypothesis}"라는 말이 사실인지 밝혀라.',
         "이 글을 읽은 사람이 \"{hypothesis}\"라고 했다. 옳은 말인지 글에 비추어 판단해라.",
         "글의 내용에 비추어 \"{hypothesis}\"라는 말이 사실인지 평가해 주세요.",
         answers=dict(entailment=["사실이다", "옳은 말이다"], neutral=["사실인지 알 수 없다", "옳은지 알 수 없는 말이다"],
@@ -45,6 +50,7 @@ KOR_NLI_PROMPTS = Prompts(
 class KorNLI(LabelTask):
     "전제가 사실일 때 가설이 참인지 거짓인지, 알 수 없는지"
     name, kind, cluster = "kor_nli", "multiclass", "nli"
+    version = "1.1"
     source, prompts = KOR_NLI_SOURCE, KOR_NLI_PROMPTS
     drops = {"empty_text": pl.any_horizontal(pl.col("premise", "hypothesis").fill_null("") == "")}
     corpus = ("snli", "multinli", "xnli")

@@ -27,12 +27,12 @@ KOR_QPAIR_PROMPTS = Prompts(
         "아래 두 말이 서로 같은 뜻인지 다른 뜻인지 알려 줘.",
         answers=dict(same=["같은 뜻", "같은 뜻이다"], different=["다른 뜻", "다른 뜻이다"])),
     Ask("두 문장은 결국 같은 말인가요?",
-        "챗봇이 두 말에 똑같이 대답해도 자연스러울까요?",
-        "두 사람이 같은 이야기를 꺼냈다고 볼 수 있습니까?",
+        "표현만 다를 뿐 두 문장의 뜻은 같습니까?",
         "문장 1을 문장 2로 바꾸어 말해도 뜻이 통하나요?",
         answers=dict(same=["네", "네, 그렇습니다"], different=["아니요", "아니요, 그렇지 않습니다"])),
-    Ask("두 문장은 서로 다른 이야기를 하고 있나요?",
-        "문장 1과 문장 2에는 대답을 따로 준비해야 합니까?",
+    Ask("두 문장은 서로 다른 뜻을 담고 있나요?",
+        "문장 1과 문장 2를 다른 말로 보아야 합니까?",
+        "두 문장은 묻거나 바라는 것이 서로 다른가?",
         answers=dict(same=["아니요", "아니요, 그렇지 않습니다"], different=["네", "네, 그렇습니다"])),
     Ask("비슷한 말끼리 모으는 중이야. 두 문장을 한 묶음으로 합쳐도 될까?",
         "자주 나오는 질문을 정리하려고 합니다. 두 문장을 하나로 합쳐도 되는지 판단하세요.",
@@ -44,6 +44,7 @@ KOR_QPAIR_PROMPTS = Prompts(
 class KorQPair(LabelTask):
     "챗봇에 건넨 두 말이 같은 뜻인지"
     name, kind, cluster, label = "kor_qpair", "binary", "paraphrase", "meaning"
+    version = "1.1"
     source, prompts = KOR_QPAIR_SOURCE, KOR_QPAIR_PROMPTS
     drops = {"empty_text": pl.any_horizontal(pl.col("question1", "question2").fill_null("") == ""),
              "identical_but_different": (pl.col("question1") == pl.col("question2")) & (pl.col("meaning") == 1)}

@@ -28,12 +28,12 @@ KOR_SARCASM_PROMPTS = Prompts(
         "트위터에 올라온 글이야. 비꼬는 말인지 구별해 줘.",
         answers=dict(no_sarcasm=["비꼬지 않는 말", "비꼬지 않는 말이다"], sarcasm=["비꼬는 말", "비꼬는 말이다"])),
     Ask("이 글에 비꼬는 뜻이 담겨 있나요?",
-        "글쓴이가 속마음과 어긋나는 말을 일부러 하고 있습니까?",
         "이 트윗을 반어적인 표현으로 보아야 할까요?",
         "누군가를, 또는 어떤 상황을 빈정거리는 글이야?",
         answers=dict(no_sarcasm=["아니요", "아니요, 그렇지 않습니다"], sarcasm=["네", "네, 그렇습니다"])),
     Ask("글쓴이는 말 그대로의 뜻으로 이 글을 썼나요?",
         "이 트윗은 곧이곧대로 받아들여도 되는 글입니까?",
+        "빈정거리거나 비꼬는 뜻 없이 쓴 글인지 말해 줘.",
         answers=dict(no_sarcasm=["네", "네, 그렇습니다"], sarcasm=["아니요", "아니요, 그렇지 않습니다"])),
     Ask("이 글이 반어적인지 아닌지 밝혀라.",
         "다음 트윗은 반어적인가, 아닌가?",
@@ -46,6 +46,7 @@ KOR_SARCASM_PROMPTS = Prompts(
 class KorSarcasm(LabelTask):
     "트윗이 비꼬는 말인지"
     name, kind, cluster = "kor_sarcasm", "binary", "sarcasm"
+    version = "1.1"
     source, prompts = KOR_SARCASM_SOURCE, KOR_SARCASM_PROMPTS
     drops = {"little_korean": ~pl.col("text").fill_null("").str.contains("(?:[가-힣ㄱ-ㅎㅏ-ㅣ].*?){5}")}
     corpus = "kocasm-tweets"

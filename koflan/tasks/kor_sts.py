@@ -17,7 +17,7 @@ SCORE = pl.col("score").cast(pl.Float64)
 KOR_STS_SOURCE = HubSource(
     "kakaobrain/kor_nlu", config="sts", columns=("score", "sentence1", "sentence2"),
     splits=dict(train="train", validation="validation", test="test"), names=dict(meaning=("different", "same")),
-    derive=dict(meaning=pl.when(SCORE.is_between(0, 2)).then(pl.lit("different")).when(SCORE.is_between(3, 5)).then(pl.lit("same"))),
+    derive=dict(meaning=pl.when(SCORE.is_between(0, 1.5)).then(pl.lit("different")).when(SCORE.is_between(3, 5)).then(pl.lit("same"))),
     licence="cc-by-sa-4.0", size="train 5,703, validation 1,471, test 1,379",
 )
 
@@ -28,12 +28,12 @@ KOR_STS_PROMPTS = Prompts(
         "작은 차이는 접어 두고 두 문장의 내용이 같은지 다른지 판단하시오.",
         answers=dict(different=["다른 내용", "다른 내용이다"], same=["같은 내용", "같은 내용이다"])),
     Ask("작은 차이를 빼면 두 문장의 뜻은 거의 같은가요?",
-        "두 문장이 대체로 같은 상황이나 사건을 말하고 있습니까?",
         "두 문장을 뜻이 비슷한 문장으로 묶어도 괜찮겠습니까?",
-        "문장 1과 문장 2의 핵심 내용이 서로 통하나요?",
+        "문장 2는 문장 1과 대체로 같은 내용을 전하나요?",
         answers=dict(different=["아니요", "아니요, 그렇지 않습니다"], same=["네", "네, 그렇습니다"])),
     Ask("두 문장은 뜻이 뚜렷하게 다른가요?",
         "크게 보아 문장 2의 내용은 문장 1과 다릅니까?",
+        "두 문장을 같은 내용으로 보면 틀린 것일까?",
         answers=dict(different=["네", "네, 그렇습니다"], same=["아니요", "아니요, 그렇지 않습니다"])),
     Ask("두 문장의 의미 유사도는 높은 편인가요, 낮은 편인가요?",
         "뜻이 얼마나 가까운지 보고 의미 유사도를 매겨라. 보기: {options}",
@@ -46,9 +46,11 @@ KOR_STS_PROMPTS = Prompts(
 class KorSTS(LabelTask):
     "두 문장이 대체로 같은 뜻인지"
     name, kind, cluster, label = "kor_sts", "binary", "paraphrase", "meaning"
+    version = "1.1"
     source, prompts = KOR_STS_SOURCE, KOR_STS_PROMPTS
-    drops = {"middle_score": SCORE.is_between(2, 3, closed="none"),
-             "empty_text": pl.any_horizontal(pl.col("sentence1", "sentence2").fill_null("") == "")}
+    drops = {"middle_score": SCORE.is_between(1.5, 3, closed="none"),
+             "empty_text": pl.any_horizontal(pl.col("sentence1", "sentence2").fill_null("") == ""),
+             "broken_line": pl.any_horizontal(pl.col("sentence1", "sentence2").str.contains(r"[\t\r\n]"))}
     corpus = ("sts-benchmark", "snli")
     citation = ("Ham, J., Choe, Y. J., Park, K., Choi, I. and Soh, H. (2020). KorNLI and KorSTS: New Benchmark Datasets for "
                 "Korean Natural Language Understanding. Findings of EMNLP")

@@ -38,6 +38,7 @@ KORQUAD_V1_PROMPTS = Prompts(
 class KorQuAD(SpanTask):
     "위키백과 문단에서 질문의 답 찾기"
     name, cluster = "korquad_v1", "mrc"
+    version = "1.1"
     source, prompts = KORQUAD_V1_SOURCE, KORQUAD_V1_PROMPTS
     between = " / "
     corpus = ("korquad", "wikipedia-ko")

@@ -31,10 +31,11 @@ NSMC_PROMPTS = Prompts(
         answers=dict(negative=["아니요", "아니요, 그렇지 않습니다"], positive=["네", "네, 그렇습니다"])),
     Ask("이 리뷰는 부정적인 평가인가요?",
         "글쓴이가 영화에 실망했다고 볼 수 있나요?",
+        "이 관객은 영화를 나쁘게 평가하고 있습니까?",
         answers=dict(negative=["네", "네, 그렇습니다"], positive=["아니요", "아니요, 그렇지 않습니다"])),
     Ask("이 리뷰를 쓴 사람은 친구에게 이 영화를 추천할까요?",
         "리뷰를 보고 글쓴이가 이 영화를 남에게 권할지 짐작해 보세요.",
-        answers=dict(negative=["추천하지 않는다", "추천하지 않을 것 같다"], positive=["추천한다", "추천할 것 같다"])),
+        answers=dict(negative=["추천하지 않을 것이다", "추천하지 않을 것 같다"], positive=["추천할 것이다", "추천할 것 같다"])),
     input="{document}",
 )
 
@@ -42,6 +43,7 @@ NSMC_PROMPTS = Prompts(
 class NSMC(LabelTask):
     "네이버 영화 리뷰의 감성(긍정·부정)"
     name, kind, cluster = "nsmc", "binary", "sentiment"
+    version = "1.1"
     source, prompts = NSMC_SOURCE, NSMC_PROMPTS
     corpus = "naver-movie"
     citation = "Park, L. (2016). Naver sentiment movie corpus v1.0. https://github.com/e9t/nsmc"

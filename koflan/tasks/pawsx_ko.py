@@ -29,14 +29,16 @@ PAWSX_KO_PROMPTS = Prompts(
     Ask("두 문장은 같은 사실을 전하고 있습니까?",
         "문장 1 대신 문장 2를 써도 내용이 그대로인가요?",
         "두 문장이 말하는 내용은 서로 일치하나요?",
+        "패러프레이즈란 뜻은 그대로 두고 표현만 바꾼 문장입니다. 문장 2는 문장 1의 패러프레이즈인가요?",
         answers=dict(different=["아니요", "아니요, 그렇지 않습니다"], same=["네", "네, 그렇습니다"])),
     Ask("두 문장이 전하는 내용에 차이가 있나요?",
         "문장 2의 뜻은 문장 1의 뜻과 다릅니까?",
+        "문장 1을 문장 2로 바꾸어 쓰면 뜻이 달라집니까?",
+        "문장 2가 전하는 사실은 문장 1과 어긋나는가?",
         answers=dict(different=["네", "네, 그렇습니다"], same=["아니요", "아니요, 그렇지 않습니다"])),
-    Ask("문장 2가 문장 1을 바꿔 쓴 문장인지 아닌지 밝혀라.",
-        "패러프레이즈란 뜻은 그대로 두고 표현만 바꾼 문장입니다. 문장 2는 문장 1의 패러프레이즈인가요?",
+    Ask("문장 2가 문장 1의 뜻을 그대로 두고 바꿔 쓴 문장인지 밝혀라.",
         "문장 2가 문장 1의 패러프레이즈인지 아닌지 골라 줘. 보기: {options}",
-        answers=dict(different=["패러프레이즈가 아니다", "바꿔 쓴 문장이 아니다"], same=["패러프레이즈이다", "바꿔 쓴 문장이다"])),
+        answers=dict(different=["패러프레이즈가 아니다", "뜻을 그대로 두고 바꿔 쓴 문장이 아니다"], same=["패러프레이즈이다", "뜻을 그대로 두고 바꿔 쓴 문장이다"])),
     input="문장 1: {sentence1}\n문장 2: {sentence2}",
 )
 
@@ -46,6 +48,7 @@ _TEXTS = pl.col("sentence1", "sentence2").fill_null("")
 class PawsXKo(LabelTask):
     "낱말이 거의 같은 두 문장의 뜻도 같은지"
     name, kind, cluster, label = "pawsx_ko", "binary", "paraphrase", "meaning"
+    version = "1.1"
     source, prompts = PAWSX_KO_SOURCE, PAWSX_KO_PROMPTS
     drops = {"empty_text": pl.any_horizontal(_TEXTS == ""), "placeholder": pl.any_horizontal(_TEXTS == "NS"),
              "identical_but_different": (pl.col("sentence1") == pl.col("sentence2")) & (pl.col("meaning") == 0)}

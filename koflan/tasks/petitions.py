@@ -7,7 +7,6 @@ __all__ = ['PETITION_SOURCE', 'PETITION_DROPS', 'PETITION_CITATION', 'PETITION_T
            'PetitionTopic', 'PetitionTitle']
 
 # %% ../../nbs/tasks/petitions.ipynb #3d0c81c3
-import numpy as np
 import polars as pl
 
 from ..core.prompts import Ask, Prompts
@@ -100,7 +99,4 @@ class PetitionTitle(BorrowTask):
 
     def lends(self, df): return super().lends(df).with_columns(heads=df.select(_HEADS).to_series())
 
-    def near(self, ring, own, other):
-        heads = [set(o) for o in ring.lent["heads"].to_list()]
-        same = [[bool(heads[o] & heads[i]) for o in row] for i, row in zip(own, other)]
-        return np.array(same, dtype=bool).reshape(other.shape)
+    def alike(self, own, other, ring): return ring.meet("heads", own, other)

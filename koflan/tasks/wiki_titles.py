@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['WIKI_SOURCE', 'WIKI_CITATION', 'WIKI_DROPS', 'WIKI_TITLE_PROMPTS', 'WIKI_PARAGRAPH_PROMPTS', 'masked', 'WikiTitle',
-           'kin', 'WikiParagraph']
+           'WikiParagraph']
 
 # %% ../../nbs/tasks/wiki_titles.ipynb #47c4b32a
-import numpy as np
 import polars as pl
 
 from ..core.prompts import Ask, Prompts
@@ -68,18 +67,7 @@ class WikiTitle(BorrowTask):
     corpus, citation = "wikipedia-ko", WIKI_CITATION
 
     def lends(self, df): return super().lends(df).with_columns(words=df["name"].str.split(" "))
-    def near(self, ring, own, other): return kin(ring.lent["words"].to_list(), own, other)
-
-# %% ../../nbs/tasks/wiki_titles.ipynb #1e9f3b11
-def kin(
-    words:list, # of each row: a list of words
-    own:np.ndarray, # rows
-    other:np.ndarray, # rows that might lend to each, (rows, window)
-) -> np.ndarray: # bool, (rows, window)
-    "Which rows share a word?"
-    words = [set(o) for o in words]
-    same = [[not words[o].isdisjoint(words[i]) for o in row] for i, row in zip(own, other)]
-    return np.array(same, dtype=bool).reshape(other.shape)
+    def alike(self, own, other, ring): return ring.meet("words", own, other)
 
 # %% ../../nbs/tasks/wiki_titles.ipynb #130d0970
 WIKI_PARAGRAPH_PROMPTS = Prompts(
@@ -107,4 +95,4 @@ class WikiParagraph(BorrowTask):
     corpus, citation = "wikipedia-ko", WIKI_CITATION
 
     def lends(self, df): return super().lends(df).with_columns(words=df["name"].str.split(" "))
-    def near(self, ring, own, other): return kin(ring.lent["words"].to_list(), own, other)
+    def alike(self, own, other, ring): return ring.meet("words", own, other)
