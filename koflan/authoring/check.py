@@ -17,7 +17,8 @@ from .artefacts import ENOUGH, found_out, yes_sides
 from .task import REGISTRY, Task, in_notebook
 from ..core.prompts import check_fields, lint
 from ..core.schema import KoflanError, printable, problems
-from ..core.sources import SAMPLES, OwnRows
+from ..core.mirror import SAMPLES
+from ..core.sources import OwnRows
 
 # %% ../../nbs/authoring/03_check.ipynb #ccc10214
 class Fault(NamedTuple):

@@ -23,7 +23,8 @@ from ..core.chance import Chance, smallest
 from ..core.korean import normal_form_expr
 from ..core.prompts import Ask, Prompts, columns_of, fill
 from ..core.schema import KINDS, RECORD, SCHEMA, KoflanError, unknown
-from ..core.sources import CHUNK, OwnRows
+from ..core.parts import CHUNK
+from ..core.sources import OwnRows
 
 # %% ../../nbs/authoring/00_task.ipynb #0544f10f
 CLUSTERS = ("sentiment", "topic", "hate", "nli", "paraphrase", "mrc", "commonsense", "intent", "exam", "knowledge", "bias", "ner",
