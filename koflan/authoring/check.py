@@ -167,10 +167,10 @@ def _lost(task, split, rows, built):
         text, mend = "no record is left", "the reasons say why; compare this row with drops and with the answers"
     return [Fault(f"{split}: {text}, dropped {built.dropped}", mend, split, row)]
 
-# %% ../../nbs/authoring/03_check.ipynb #69ad165f
+# %% ../../nbs/authoring/03_check.ipynb #97a1f687
 def _right(ask, want):
     "The lists of right answers that say `want`, sorted: one for each wording where it names labels."
-    want = [want] if isinstance(want, (str, int)) else list(want)
+    want = [want] if isinstance(want, str) else list(want)
     if not ask.answers or not set(want) <= set(ask.answers): return [sorted(want)]
     return [sorted(ask.answers[o][w] for o in want) for w in range(ask.wordings)]
 
@@ -179,8 +179,9 @@ def _misjudged(task, split, rows, records, gold):
     out, asks = [], [task.prompts.asks[i] for i in task.prompts.ask_of]
     for record in records.to_dicts():
         row = _row_of(rows, record)
-        want = gold(row)
-        if want is None or sorted(record["positives"]) in _right(asks[record["template"]], want): continue
+        if (want := gold(row)) is None: continue
+        right = _right(asks[record["template"]], want)
+        if sorted(record["positives"]) in right and not set(record["negatives"]) & set(sum(right, [])): continue
         said = f"{record['id']}: right is {want!r}, not {record['positives']}"
         out.append(Fault(said, "the answers of its labels, or its gold", split, row, (record,)))
     return out
