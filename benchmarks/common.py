@@ -12,7 +12,7 @@ import polars as pl
 from koflan.core.chance import Chance
 from koflan.model.scoring import learn_tokenizer, tiny_electra
 from koflan.build.manifest import load_records
-from koflan.core.sources import find_mirror
+from koflan.core.mirror import find_mirror
 
 TOPICS = "정치 경제 사회 문화 국제 과학 기술 교육 환경 노동 부동산 금융 증권 자동차 의료 법원 경찰 군사 외교 날씨 교통 여행 음식 영화 음악 방송 축구 야구 농구 골프".split()
 SAMPLED = dict(ynat7="klue_ynat", re30="klue_re")

@@ -39,7 +39,8 @@ from koflan.build.stages import SHARD_ROWS, Stages
 from koflan.core.schema import user_errors
 from koflan.authoring.shapes import BorrowTask, ChoiceTask, LabelTask, MultiLabelTask, SpanTask
 from koflan.build.shards import Job
-from koflan.core.sources import SPLITS, find_mirror
+from koflan.core.mirror import find_mirror
+from koflan.core.sources import SPLITS
 from koflan.tasks import find_tasks
 from koflan.tasks.klue_ner import NO_TAG, QUOTES, TYPES, WHAT
 

@@ -10,7 +10,7 @@ import time
 
 import polars as pl
 
-from koflan.core.sources import SourceError
+from koflan.core.parts import SourceError
 from koflan.tasks import find_tasks
 
 

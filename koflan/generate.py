@@ -18,7 +18,8 @@ from .build.mixing import hold_out, read_weights
 from .core.schema import KoflanError, printable, unknown, user_errors
 from .build.manifest import DEDUP, FORMATS, HOLDOUT, MANIFEST, note_name, noted, read_holdout, torn
 from .build.shards import Job, named
-from .core.sources import SAMPLES, SPLITS, find_mirror
+from .core.mirror import SAMPLES, find_mirror
+from .core.sources import SPLITS
 from .build.stages import SHARD_ROWS, Stages, plan
 from .build.store import Store
 from .authoring.task import REGISTRY

@@ -29,7 +29,10 @@ from yaml import YAMLError
 from .core.commands import command
 from .core.prompts import lint
 from .core.schema import KoflanError, printable, unknown, user_errors, write_text
-from .core.sources import CONVERTED, SAMPLES, Frames, HubSource, SourceError, _builder, _of_frame, find_mirror
+from .core.hub import CONVERTED, open_hub
+from .core.mirror import SAMPLES, dataset_builder, find_mirror
+from .core.parts import SourceError, table_part
+from .core.sources import Frames, HubSource
 from .authoring.task import in_notebook
 from .tasks import ALL_TASKS
 
@@ -105,7 +108,7 @@ def _licence(card):
 # %% ../nbs/03_new_task.ipynb #f6fa8f6e
 def _read_mirror(path, config):
     with TemporaryDirectory() as tmp: # a cache of its own: `datasets` knows folders by their names only
-        try: builder = _builder(path, config, tmp)
+        try: builder = dataset_builder(path, config, tmp)
         except SourceError as e: raise SourceError(f"{path}: {' '.join(str(e.__cause__ or e).split())}") from e
         builder.download_and_prepare()
         held = {str(o): pl.from_arrow(builder.as_dataset(o, in_memory=True).with_format("arrow")[:]) for o in builder.info.splits}
@@ -126,7 +129,7 @@ def _read_hub(repo, config):
     try: splits = _hub_splits(repo, config)
     except Exception as e: raise SourceError(f"{repo}: not to be had from the Hub ({' '.join(str(e).split())[:200]}); a mirror folder or --source FILE works offline") from e
     source = HubSource(repo, columns=(), config=config)
-    held = {o: source._open_hub(config, o) for o in splits}
+    held = {o: open_hub(source, config, o) for o in splits}
     frames = {k: next(iter(o.pieces(0, o.rows, o.rows + 1))) for k, o in held.items()}
     return Table(frames, _names(next(iter(held.values())).features) if held else {}, _licence(repo))
 
@@ -488,7 +491,7 @@ def _how_many(plan, df, repo, carve):
     "Rows enough to reach every label, and to have two held out as test."
     n = max(6, len(plan.answers or ()) + 1)
     source = HubSource(repo, columns=tuple(filter(None, [carve])), carve=carve)
-    held = lambda n: Frames(source, "test", [(None, _of_frame(pl.DataFrame(sample_rows(plan, df, n))))]).keep.sum()
+    held = lambda n: Frames(source, "test", [(None, table_part(pl.DataFrame(sample_rows(plan, df, n))))]).keep.sum()
     while carve and held(n) < 2 and n < 300: n += 3
     return n
 

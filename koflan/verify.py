@@ -23,7 +23,8 @@ from .build.manifest import OPTIONS, read_manifest, unknown_options
 from .build.mixing import hold_out
 from .core.schema import KoflanError, printable, user_errors
 from .build.shards import digest
-from .core.sources import OFFLINE, find_mirror
+from .core.hub import OFFLINE
+from .core.mirror import find_mirror
 from .build.store import Store
 from .authoring.task import REGISTRY, in_notebook
 from .tasks import find_tasks

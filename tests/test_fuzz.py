@@ -12,14 +12,15 @@ from koflan.core.korean import normal_form, tidy
 from koflan.core.prompts import Ask, Prompts
 from koflan.core.schema import problems
 from koflan.authoring.shapes import BorrowTask, ChoiceTask, LabelTask, MultiLabelTask, SpanTask
-from koflan.core.sources import HubSource, _of_frame
+from koflan.core.parts import table_part
+from koflan.core.sources import HubSource
 from koflan.authoring.task import REGISTRY, tally
 
 
 class Table(HubSource):
     "A source that is handed its rows; those of test come the other way round."
     frame = None
-    def _open_part(self, mirror, config, split): return _of_frame(self.frame[::-1] if split == "test" else self.frame)
+    def open_part(self, mirror, config, split): return table_part(self.frame[::-1] if split == "test" else self.frame)
 
 
 WORDS = dict(슬픔=["슬픔", "슬퍼요"], 기쁨=["기쁨", "기뻐요"], 화남=["화남", "화나요"])

@@ -160,7 +160,7 @@ def test_every_task_notebook_checks_its_tasks():
         if path.parent.name != "tasks" or path.name[0].isdigit(): continue
         names = [o for text in exported(nb) for o in re.findall(r"^class (\w+)\(", text, re.M) if re.search(r"^    name,|^    name =", text, re.M)]
         said = "\n".join(source(c) for c in nb["cells"] if c["cell_type"] == "code")
-        for o in names: assert re.search(rf"check_task\({o}\)|check_task\(o\) for o in \([^)]*\b{o}\b", said), f"{path.name}: no check_task({o})"
+        for o in names: assert re.search(rf"check_task\({o}[,)]|check_task\(o\) for o in \([^)]*\b{o}\b", said), f"{path.name}: no check_task({o})"
 
 
 def test_the_gallery_is_fresh():

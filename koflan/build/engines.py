@@ -22,7 +22,7 @@ from fastcore.basics import patch
 from polars.exceptions import PanicException
 
 from ..core.schema import KoflanError
-from ..core.sources import MissingSplit
+from ..core.parts import MissingSplit
 from ..authoring.task import in_notebook
 
 # %% ../../nbs/build/05_engines.ipynb #3bfe3783

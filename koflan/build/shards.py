@@ -25,7 +25,8 @@ from .fingerprint import fingerprint
 from .mixing import duplicates, quotas, rates
 from ..core.schema import SCHEMA, KoflanError
 from .manifest import file_names, note_name, read_counts, read_note, read_part
-from ..core.sources import Frames, _in_card
+from ..core.mirror import parquet_files
+from ..core.sources import Frames
 from .store import Store, file_sha
 from ..authoring.task import in_notebook, tally
 
@@ -51,7 +52,7 @@ def _files_in(source, split, where, folder):
     if not folder: return out
     for config, name in source.parts(split):
         if where == "samples": out += filter(os.path.isfile, [f"{folder}/{config or 'default'}.jsonl"])
-        elif held := _in_card(folder, config, name): out += held.get(name, ())
+        elif held := parquet_files(folder, config, name): out += held.get(name, ())
         else: out += (o.as_posix() for o in folder.rglob("*") if o.is_file() and not any(p.startswith(".") for p in o.relative_to(folder).parts))
     return sorted({o[len(folder.as_posix()) + 1:] for o in out})
 

@@ -72,8 +72,8 @@ def take(
     keep:np.ndarray, # bool (rows,)
 ) -> Answers:
     "The answers of some rows."
-    rows = a.rows.filter(pl.Series(keep))
-    return a._replace(rows=rows, at=a.at[keep], right=a.right[keep], wrong=a.wrong[keep], why=a.why.filter(pl.Series(keep)) if a.why is not None else None)
+    some = lambda o: None if o is None else o.filter(pl.Series(keep))
+    return a._replace(rows=some(a.rows), at=a.at[keep], right=a.right[keep], wrong=a.wrong[keep], why=some(a.why))
 
 # %% ../../nbs/core/05_answers.ipynb #6dbd0d57
 def options(

@@ -49,7 +49,8 @@ class Chance:
         n, # number of choices, an integer or one for each row
     ) -> np.ndarray: # int64 in [0, n)
         "A choice among `n` for every row."
-        return ((self.bits(rows, purpose) >> np.uint64(32)) * np.asarray(n).astype(np.uint64) >> np.uint64(32)).astype(np.int64)
+        high = self.bits(rows, purpose) >> np.uint64(32)
+        return (high * np.asarray(n).astype(np.uint64) >> np.uint64(32)).astype(np.int64)
 
 # %% ../../nbs/core/02_chance.ipynb #9417afa4
 def smallest(

@@ -15,7 +15,7 @@ from string import Formatter
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
+from fastcore.basics import patch
 
 from .korean import JOSA, MARKS, bytes_of, josa, tidy
 from .schema import KoflanError, printable, unknown
@@ -37,16 +37,22 @@ class Template:
         self.text, self.fields = text, list(dict.fromkeys(o for _, o, _ in self.parts if o is not None))
         if printable(text, lines=True) != text: raise PromptError(f"{text!r}: {UNSEEN}")
         if "" in self.fields: raise PromptError(f"{text!r}: a field without a name")
-        if bad := [o for _, _, o in self.parts if o and o not in JOSA]: raise PromptError(f"{text!r}: {unknown('josa', bad[0], JOSA)}")
+        for _, _, pair in self.parts:
+            if pair and pair not in JOSA: raise PromptError(f"{text!r}: {unknown('josa', pair, JOSA)}")
 
     def __repr__(self): return f"Template({self.text!r})"
 
-    def fill(self,
-        **row, # a value for every field
-    ) -> str: # the finished text
-        "Fill the fields of one row."
-        word = lambda field, spec: (s := "" if row[field] is None else str(row[field])) + (josa(s, spec) if spec else "")
-        return "".join(lit + (word(field, spec) if field is not None else "") for lit, field, spec in self.parts)
+# %% ../../nbs/core/04_prompts.ipynb #ea47b4ce
+@patch
+def fill(self:Template,
+    **row, # a value for every field; None is an empty text
+) -> str: # the finished text
+    "Fill the fields of one row."
+    out = []
+    for text, field, pair in self.parts:
+        word = "" if field is None or row[field] is None else str(row[field])
+        out += [text, word, josa(word, pair) if pair else ""]
+    return "".join(out)
 
 # %% ../../nbs/core/04_prompts.ipynb #8919c2d3
 def strung(
@@ -61,7 +67,7 @@ def strung(
 # %% ../../nbs/core/04_prompts.ipynb #cd26068b
 @lru_cache(maxsize=1024)
 def _layout(templates):
-    "The literal texts and the columns of some templates, and what stands in each place of each: the number of a text, or of a column (-1, -2...)."
+    "Texts and columns of templates, and the places of each: the number of a text, or of a column (-1, -2...)."
     texts, names, rows = {"": 0}, {}, []
     for t in templates:
         rows.append(row := [])
@@ -85,23 +91,12 @@ def fill(
     return strung(words, np.where(at < 0, len(texts) + (-1 - at) * len(which) + row, at))
 
 # %% ../../nbs/core/04_prompts.ipynb #05e0fe78
-@lru_cache(maxsize=None)
-def _after_finals(pair): return [josa(chr(ord("가") + o), pair) for o in range(28)] # 가, 각, 갂, ...
-
 def _josa_of(words, pair):
-    words = words.to_arrow()
-    last = pc.utf8_slice_codeunits(pc.utf8_rtrim(words, MARKS), -1)
-    syllable = pc.and_(pc.greater_equal(last, pa.scalar("가", last.type)), pc.less_equal(last, pa.scalar("힣", last.type))).to_numpy(zero_copy_only=False)
-    which = np.empty(len(words), dtype=np.int64)
-    code = bytes_of(last.filter(pa.array(syllable)))[1].reshape(-1, 3) & np.array([0xF, 0x3F, 0x3F]) # a syllable says it all: three bytes of UTF-8
-    which[syllable] = (code @ np.array([1 << 12, 1 << 6, 1]) - ord("가")) % 28
-    other = words.filter(pa.array(~syllable)).dictionary_encode()
-    which[~syllable] = other.indices.to_numpy() + 28
-    return pl.Series(_after_finals(pair) + [josa(o, pair) for o in other.dictionary.to_pylist()], dtype=pl.String)[which]
-
-def _as_text(col):
-    col = col if col.dtype == pl.String else col.cast(pl.String)
-    return col.fill_null("") if col.null_count() else col
+    last = words.str.strip_chars_end(MARKS).str.tail(1)
+    heard = last.zip_with(last.str.contains("[가-힣]"), words)
+    different = heard.unique()
+    fitting = pl.Series([josa(o, pair) for o in different], dtype=pl.String)
+    return heard.replace_strict(different, fitting, return_dtype=pl.String)
 
 # %% ../../nbs/core/04_prompts.ipynb #d3431f8f
 def columns_of(
@@ -109,13 +104,14 @@ def columns_of(
     templates, # `Template`s
 ) -> dict: # name, or name:josa -> str (rows,), without nulls
     "The texts that the fields of the templates ask for."
-    got = {o: _as_text(df[o]) for o in dict.fromkeys(o for t in templates for o in t.fields)}
+    got = {o: df[o].cast(pl.String).fill_null("") for t in templates for o in t.fields}
     pairs = dict.fromkeys((field, josa) for t in templates for _, field, josa in t.parts if josa)
     return got | {f"{field}:{josa}": _josa_of(got[field], josa) for field, josa in pairs}
 
 # %% ../../nbs/core/04_prompts.ipynb #485a7529
 MAX_LENGTH = 150 # characters of an instruction template
-_BOTH_JOSA = re.compile(r"(은\(는\)|는\(은\)|이\(가\)|가\(이\)|을\(를\)|를\(을\)|과\(와\)|와\(과\)|\(으\)로|으로\(로\)|은/는|이/가|을/를|와/과|과/와)")
+_BOTH_JOSA = re.compile(r"은\(는\)|는\(은\)|이\(가\)|가\(이\)|을\(를\)|를\(을\)|과\(와\)|와\(과\)|\(으\)로|으로\(로\)"
+                        "|은/는|이/가|을/를|와/과|과/와")
 _FUSED = re.compile(r"[가-힣][.?!][가-힣]")
 
 # %% ../../nbs/core/04_prompts.ipynb #a6d1ca36
@@ -141,7 +137,7 @@ def _texts(what, values):
     for o in values:
         if not isinstance(o, str): raise PromptError(f"{what} {o!r} is not a str")
         if found := lint(o): raise PromptError(f"{what} {o!r}: {'; '.join(found)}")
-    if twice := [o for i, o in enumerate(values) if o in values[:i]]: raise PromptError(f"{what} {twice[0]!r} stands twice")
+        if values.count(o) > 1: raise PromptError(f"{what} {o!r} stands twice")
     return values
 
 # %% ../../nbs/core/04_prompts.ipynb #2f4a2438
@@ -152,7 +148,8 @@ def _wordings(answers):
     if len(set(map(len, out.values()))) > 1:
         raise PromptError(f"every label needs as many wordings as the others: { {k: len(v) for k, v in out.items()} }")
     for nth in zip(*out.values()):
-        if twice := [o for i, o in enumerate(nth) if o in nth[:i]]: raise PromptError(f"answer {twice[0]!r} stands for two labels")
+        twice = [o for o in nth if nth.count(o) > 1]
+        if twice: raise PromptError(f"answer {twice[0]!r} stands for two labels")
     return out
 
 # %% ../../nbs/core/04_prompts.ipynb #a5f32af9
@@ -160,7 +157,7 @@ class Ask:
     "Instructions that share their answers."
     def __init__(self,
         *instructions:str, # templates; `{options}` writes the possible answers out
-        answers:dict|None=None, # label -> wordings, the same number for each label; None when the row holds the answers
+        answers:dict|None=None, # label -> wordings, as many for each label; None when the row holds the answers
         when:dict|None=None, # column -> the value it must have for these instructions to be asked
         input:str|None=None, # another form of the input than the prompts'
     ):
@@ -191,7 +188,8 @@ class Prompts:
         _texts("instruction", [o for ask in asks for o in ask.instructions])
         self.templates = tuple(t for ask in asks for t in ask.templates)
         self.ask_of = tuple(i for i, ask in enumerate(asks) for _ in ask.templates) # template number -> ask number
-        if len({frozenset(a.answers) for a in asks if a.answers}) > 1: raise PromptError("the asks answer for different labels")
+        labels = {frozenset(ask.answers) for ask in asks if ask.answers}
+        if len(labels) > 1: raise PromptError("the asks answer for different labels")
 
     def __len__(self): return len(self.templates)
     def __iter__(self): return iter(self.templates)
@@ -205,5 +203,6 @@ def check_fields(
     "Raise `PromptError` when a prompt names a column that is not there."
     columns = list(columns)
     templates = [*prompts, prompts.input, *(ask.input for ask in prompts.asks if ask.input)]
-    for field in [*(f for t in templates for f in t.fields), *(f for ask in prompts.asks for f in ask.when)]:
-        if field not in columns and field != "options": raise PromptError(unknown("field", field, columns))
+    asked = [*(o for t in templates for o in t.fields), *(o for ask in prompts.asks for o in ask.when)]
+    for o in asked:
+        if o not in columns and o != "options": raise PromptError(unknown("field", o, columns))

@@ -9,7 +9,7 @@ __all__ = ['listing', 'details', 'sample', 'gallery', 'koflan_tasks']
 from ..core.commands import command
 from ..authoring.display import Shown
 from ..core.schema import printable, user_errors
-from ..core.sources import MissingSplit
+from ..core.parts import MissingSplit
 from . import find_tasks
 
 # %% ../../nbs/tasks/01_main.ipynb #21547949
