@@ -17,9 +17,9 @@ from .build.engines import ENGINES, make_pool
 from .build.mixing import hold_out, read_weights
 from .core.schema import KoflanError, printable, unknown, user_errors
 from .build.manifest import DEDUP, FORMATS, HOLDOUT, MANIFEST, note_name, noted, read_holdout, torn
-from .build.shards import Job, named
+from .build.jobs import Job, config_names, plan
 from .core.sources import SAMPLES, SPLITS, find_mirror
-from .build.stages import SHARD_ROWS, Stages, plan
+from .build.stages import PART_ROWS, Stages
 from .build.store import Store
 from .authoring.task import REGISTRY
 from .tasks import find_tasks
@@ -111,7 +111,7 @@ def generate(
     holdout:str|None=None, # as "cluster:nli,task:nsmc"
     engine:str="local", # one of `ENGINES`
     ray_address:str|None=None, # of the Ray engine
-    shard_rows:int|None=None, # source rows of one work; by default `SHARD_ROWS` for several workers, twenty times that for one
+    shard_rows:int|None=None, # source rows of one work; by default `PART_ROWS` for several workers, twenty times that for one
     progress:bool=True, # show a bar
 ) -> tuple[list, dict, dict]: # entries, each with its `state`, built or kept; (task, split) -> error; (task, split) -> what is not there
     "Build a data folder; what fails is returned, not raised."
@@ -129,7 +129,7 @@ def generate(
         jobs = [Job(cls, o, store.url, mirror, _options(kept, o, base, format, max_shard_rows, dedup, mixed)) for cls, o in plan(kept, splits)]
         _one_format(store, jobs)
         several = num_proc > 1 or engine != "local"
-        stages = Stages(jobs, make_pool(engine, num_proc, ray_address), shard_rows or (SHARD_ROWS if several else 20 * SHARD_ROWS), progress)
+        stages = Stages(jobs, make_pool(engine, num_proc, ray_address), shard_rows or (PART_ROWS if several else 20 * PART_ROWS), progress)
         return _carry_out(store, stages, held, bool(splits))
 
 # %% ../nbs/00_generate.ipynb #e7556113
@@ -155,7 +155,7 @@ def _carry_out(store, stages, held, asked):
 # %% ../nbs/00_generate.ipynb #224eccd9
 def _partly(job, entries):
     "What is not there of a split that was built from the rest."
-    declared, read = named(job.cls.source.parts(job.split)), entries[0]["recipe"]["source"]["parts"]
+    declared, read = config_names(job.cls.source.parts(job.split)), entries[0]["recipe"]["source"]["parts"]
     lost = [o for o in declared if o not in read]
     return f"{len(lost)} of {len(declared)} configurations ({', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''})" if lost else ""
 

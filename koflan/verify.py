@@ -22,7 +22,7 @@ from .generate import generate
 from .build.manifest import OPTIONS, read_manifest, unknown_options
 from .build.mixing import hold_out
 from .core.schema import KoflanError, printable, user_errors
-from .build.shards import digest
+from .build.jobs import digest
 from .core.sources import OFFLINE, find_mirror
 from .build.store import Store
 from .authoring.task import REGISTRY, in_notebook
