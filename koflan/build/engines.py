@@ -51,7 +51,7 @@ def do(
     except OSError as e: return Done(error=f"{e.filename or work.job.out}: {e.strerror or e}" if e.errno else said(e))
     except (Exception, PanicException) as e: return Done(error=said(e))
 
-# %% ../../nbs/build/07_engines.ipynb #9cbf2228
+# %% ../../nbs/build/07_engines.ipynb #8d2df414
 class Ours:
     "A work that this process does itself."
     def __init__(self, work): self.work = work
@@ -128,6 +128,7 @@ def _outcome(future):
     except (BrokenProcessPool, EOFError, ConnectionError): return LOST
     except Exception as e: return Done(error=f"{type(e).__name__}: {e}".splitlines()[0]) # it cannot be pickled
 
+# %% ../../nbs/build/07_engines.ipynb #015c14c2
 @patch
 def finished(self:Processes, handles):
     if ours := [o for o in handles if isinstance(o, Ours)]: return [o.done() for o in ours]
@@ -147,7 +148,7 @@ def _connect(ray, address):
     except (OSError, ValueError, RuntimeError) as e:
         raise KoflanError(f"ray_address {address}: no Ray cluster answers there (ray start --head)") from e
 
-# %% ../../nbs/build/07_engines.ipynb #508e0156
+# %% ../../nbs/build/07_engines.ipynb #43d5b253
 class Ray:
     "Works on a Ray cluster."
     def __init__(self,

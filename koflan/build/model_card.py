@@ -36,15 +36,21 @@ def command_of(
     program:str="python -m koflan.reward_trainer", # what ran
 ) -> str: # one line for a shell
     "The command that gives these arguments; of paths their names only."
-    parts = [program]
+    told = [program]
     for f in fields(args):
-        usual = f.default if f.default is not MISSING else f.default_factory() if f.default_factory is not MISSING else None
-        value = getattr(args, f.name) if f.init and f.name not in DERIVED and not f.name.endswith("_token") else usual
-        if value == usual or value is None: continue
-        value = getattr(value, "value", value)
-        if value is True: parts.append(f"--{f.name}")
-        elif isinstance(value, (str, int, float)): parts.append(f"--{f.name} {shlex.quote(public_name(str(value)))}")
-    return " ".join(parts)
+        if not f.init or f.name in DERIVED or f.name.endswith("_token"): continue
+        value = getattr(args, f.name)
+        if value is None or value == _usual(f): continue
+        value = getattr(value, "value", value) # of an enum
+        if value is True: told.append(f"--{f.name}")
+        elif isinstance(value, (str, int, float)): told.append(f"--{f.name} {shlex.quote(public_name(str(value)))}")
+    return " ".join(told)
+
+# %% ../../nbs/build/10_model_card.ipynb #e05f9087
+def _usual(f):
+    "The default of a field."
+    if f.default is not MISSING: return f.default
+    return f.default_factory() if f.default_factory is not MISSING else None
 
 # %% ../../nbs/build/10_model_card.ipynb #d5d3d69c
 def _manifest(dataset, split):
@@ -74,14 +80,15 @@ def _use(scoring, name):
     "How to call it."
     call = f'RewardModel.from_pretrained("{name}").rank("이 댓글의 감정은?", "굳 ㅋ", ["긍정", "부정"])'
     how = dict(pair="`pair`: 입력과 지시문, 답을 한 줄로 읽습니다. text-classification 파이프라인으로도 부를 수 있습니다.",
-               packed="`packed`: 앞 토막을 한 번 읽고 답을 모두 채점합니다. koflan의 `RewardModel`로 부릅니다.")
+               packed="`packed`: 지시문과 입력을 한 번 읽고 답을 모두 채점합니다. koflan의 `RewardModel`로 부릅니다.")
     return ["```python", "from koflan.reward import RewardModel", call, "```", "", how[scoring]]
 
 # %% ../../nbs/build/10_model_card.ipynb #3dc82d47
 def _meta(trainer, scoring, data):
     "The metadata of the card; a base model and datasets only where they are on the Hub."
     task = "text-classification" if scoring == "pair" else "text-ranking"
-    meta = dict(language=["ko"], library_name="transformers", pipeline_tag=task, tags=["koflan", "reward-model", scoring])
+    meta = dict(language=["ko"], library_name="transformers", pipeline_tag=task,
+                tags=["koflan", "reward-model", scoring])
     base = trainer.args.model_name_or_path
     if base and "/" in public_name(base): meta["base_model"] = base
     if sources := sorted({o[2] for o in data} - {"-"}): meta["datasets"] = sources

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROWS', 'SINKS', 'AT_ONCE', 'Lines', 'RowGroups', 'build_rows', 'build_part', 'join']
 
-# %% ../../nbs/build/05_parts.ipynb #b4849940
+# %% ../../nbs/build/05_parts.ipynb #3c0e7881
 import json
 from hashlib import sha256
 from itertools import groupby
@@ -53,7 +53,7 @@ class RowGroups:
 
 SINKS = dict(jsonl=Lines, parquet=RowGroups)
 
-# %% ../../nbs/build/05_parts.ipynb #c315201a
+# %% ../../nbs/build/05_parts.ipynb #20645eac
 def _write(job, name, records):
     "Write records (DataFrames, or lines of JSON as bytes) as one file; its sha256."
     with job.store.writing(name) as f:
@@ -62,7 +62,7 @@ def _write(job, name, records):
         sink.close()
     return f.sha.hexdigest()
 
-# %% ../../nbs/build/05_parts.ipynb #b828ae55
+# %% ../../nbs/build/05_parts.ipynb #b1e50805
 def build_rows(
     job:Job, # a split
     opened:Opened, # of `open_job`
@@ -136,7 +136,7 @@ def _cut(job, parts, size):
                     yield at // size, cut(i, j)
                     at, i = at + j - i, j
 
-# %% ../../nbs/build/05_parts.ipynb #6fce994b
+# %% ../../nbs/build/05_parts.ipynb #8d123c3e
 def _write_shards(job, parts, kept):
     "Write the files of a split from its parts: file, kept, sha256 of each."
     size = job.options.get("max_shard_rows")
@@ -165,6 +165,7 @@ def join(
     if not whole: job.store.remove([o["name"] + end for o in parts for end in ("", ".json")])
     return entries
 
+# %% ../../nbs/build/05_parts.ipynb #b871b8d9
 def _entry(job, made, file, counts):
     "An entry of the manifest, its keys in their order."
     head = dict(file=file["file"], kind=job.cls.kind, rows=counts["rows"], kept=file["kept"], dropped=counts["dropped"])
