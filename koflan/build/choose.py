@@ -47,7 +47,7 @@ def survey(
     if not read_survey(job, name): _write_survey(job, name, list(build_rows(job, opened, start, stop, keys=keys)), keys)
     return name
 
-# %% ../../nbs/build/06_choose.ipynb #be2acd28
+# %% ../../nbs/build/06_choose.ipynb #0b7b5375
 def _write_survey(job, name, found, keys):
     held = dict(numbers=np.concatenate([np.empty(0, np.int64), *(o.numbers for o in found)]))
     for k in ("exact", "normal") if keys else ():
@@ -70,9 +70,9 @@ def read_survey(
     except KoflanError: raise
     except BROKEN: return None
     numbers, keys = held.pop("numbers", None), held
-    wanted = dict(exact=np.uint64, normal=np.uint64) if keys else {}
     if not counts or numbers is None or numbers.ndim != 1 or numbers.dtype != np.int64: return None
-    if {k: (o.dtype, o.shape) for k, o in keys.items()} != {k: (o, numbers.shape) for k, o in wanted.items()}: return None
+    if keys and keys.keys() != {"exact", "normal"}: return None
+    if any((o.dtype, o.shape) != (np.uint64, numbers.shape) for o in keys.values()): return None
     return Survey(counts["rows"], counts["dropped"], numbers, pl.DataFrame(keys) if keys else None)
 
 # %% ../../nbs/build/06_choose.ipynb #55e5a322
@@ -95,7 +95,7 @@ class Chosen:
         "Rows, drop counts, and the drawn rate."
         return dict(rows=self.rows[name], dropped=dict(sorted(self.dropped[name].items()))) | self.more[name]
 
-# %% ../../nbs/build/06_choose.ipynb #857ce368
+# %% ../../nbs/build/06_choose.ipynb #91e32a27
 @patch
 def _keep(self:Chosen, job, at, why):
     gone = len(self.numbers[job.name]) - len(at)

@@ -39,7 +39,7 @@ def _visible(folder):
     for o in folder.rglob("*"):
         if o.is_file() and not any(p.startswith(".") for p in o.relative_to(folder).parts): yield o.as_posix()
 
-# %% ../../nbs/build/04_jobs.ipynb #beb42f06
+# %% ../../nbs/build/04_jobs.ipynb #953285a6
 def source_files(
     source, # a `HubSource`
     split:str, # koflan's split name

@@ -46,7 +46,7 @@ def command_of(
         elif isinstance(value, (str, int, float)): told.append(f"--{f.name} {shlex.quote(public_name(str(value)))}")
     return " ".join(told)
 
-# %% ../../nbs/build/10_model_card.ipynb #e05f9087
+# %% ../../nbs/build/10_model_card.ipynb #9f9b517d
 def _usual(f):
     "The default of a field."
     if f.default is not MISSING: return f.default

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROWS', 'SINKS', 'AT_ONCE', 'Lines', 'RowGroups', 'build_rows', 'build_part', 'join']
 
-# %% ../../nbs/build/05_parts.ipynb #3c0e7881
+# %% ../../nbs/build/05_parts.ipynb #ca394c0c
 import json
 from hashlib import sha256
 from itertools import groupby
@@ -53,7 +53,7 @@ class RowGroups:
 
 SINKS = dict(jsonl=Lines, parquet=RowGroups)
 
-# %% ../../nbs/build/05_parts.ipynb #20645eac
+# %% ../../nbs/build/05_parts.ipynb #c8af08fc
 def _write(job, name, records):
     "Write records (DataFrames, or lines of JSON as bytes) as one file; its sha256."
     with job.store.writing(name) as f:
@@ -62,7 +62,7 @@ def _write(job, name, records):
         sink.close()
     return f.sha.hexdigest()
 
-# %% ../../nbs/build/05_parts.ipynb #b1e50805
+# %% ../../nbs/build/05_parts.ipynb #66bf83bd
 def build_rows(
     job:Job, # a split
     opened:Opened, # of `open_job`
@@ -136,7 +136,7 @@ def _cut(job, parts, size):
                     yield at // size, cut(i, j)
                     at, i = at + j - i, j
 
-# %% ../../nbs/build/05_parts.ipynb #8d123c3e
+# %% ../../nbs/build/05_parts.ipynb #c094d74d
 def _write_shards(job, parts, kept):
     "Write the files of a split from its parts: file, kept, sha256 of each."
     size = job.options.get("max_shard_rows")
@@ -158,14 +158,15 @@ def join(
     "Make the files of a split of its parts."
     whole = parts[0]["name"] == job.files()[0] # nothing to join
     kept = sum(o["kept"] for o in parts)
-    done = [dict(file=o["name"], kept=kept, sha256=o["sha256"]) for o in parts] if whole else _write_shards(job, parts, kept)
+    done = [dict(file=o["name"], kept=kept, sha256=o["sha256"]) for o in parts]
+    if not whole: done = _write_shards(job, parts, kept)
     counts = counts or dict(rows=sum(o["rows"] for o in parts), dropped=tally(o["dropped"] for o in parts))
     entries = [_entry(job, opened.made, o, counts if not i else dict(rows=0, dropped={})) for i, o in enumerate(done)]
     job.store.write(json.dumps(entries, ensure_ascii=False), note_name(job.split, job.cls.name))
     if not whole: job.store.remove([o["name"] + end for o in parts for end in ("", ".json")])
     return entries
 
-# %% ../../nbs/build/05_parts.ipynb #b871b8d9
+# %% ../../nbs/build/05_parts.ipynb #253f5188
 def _entry(job, made, file, counts):
     "An entry of the manifest, its keys in their order."
     head = dict(file=file["file"], kind=job.cls.kind, rows=counts["rows"], kept=file["kept"], dropped=counts["dropped"])
