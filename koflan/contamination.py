@@ -72,7 +72,7 @@ def _texts(store, entry, at, by):
     out = out.with_columns(pl.col("text").str.strip_chars()).filter(pl.col("text") != "")
     return out.with_columns(norm=normal_form_expr(pl.col("text"))).select(*COLUMNS).cast(COLUMNS)
 
-# %% ../nbs/02_contamination.ipynb #1445b1bf
+# %% ../nbs/02_contamination.ipynb #ad8020b7
 def texts_of(
     folder, # a data folder
     held:dict, # its manifest
@@ -93,7 +93,7 @@ def _rensa():
                                           "(or say --near 0)") from None
     return rensa.RMinHash
 
-# %% ../nbs/02_contamination.ipynb #89bafadb
+# %% ../nbs/02_contamination.ipynb #0032b869
 def _pairs_of_chars(texts):
     "Every two neighbouring characters of each text (two or more long) as a number, and where each text starts."
     codes = np.frombuffer("".join(texts).encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
@@ -102,7 +102,7 @@ def _pairs_of_chars(texts):
     inside[ends[:-1] - 1] = False
     return (codes[:-1] << np.uint64(21) | codes[1:])[inside], np.concatenate([[0], ends]) - np.arange(len(texts) + 1)
 
-# %% ../nbs/02_contamination.ipynb #9d3c78c4
+# %% ../nbs/02_contamination.ipynb #d7a833e6
 def _bands(grams, starts, step=8192):
     "One number for each band of each text's MinHash."
     digest, out = _rensa().digest_matrix_from_flat_token_hashes, []
@@ -126,7 +126,7 @@ def _candidates(train, test):
         seen += [left.join(right.filter(first), on="key"), left.filter(first).join(right, on="key")]
     return pl.concat(o.select("i", "j") for o in seen).unique().sort("i", "j")
 
-# %% ../nbs/02_contamination.ipynb #57203965
+# %% ../nbs/02_contamination.ipynb #c6a77919
 def _jaccard(pairs, train, test, step=100_000):
     "The true similarity of each pair; `train` and `test` are list columns."
     both, size = pl.col("a").list.set_intersection("b").list.len(), lambda o: pl.col(o).list.n_unique()
@@ -162,7 +162,7 @@ def _side(texts, side):
     names = {o: f"{side}_{o}" for o in ("task", "text", "id", "norm")}
     return texts.unique(["task", "text"], **FIRST).select(list(names)).rename(names)
 
-# %% ../nbs/02_contamination.ipynb #23e2874c
+# %% ../nbs/02_contamination.ipynb #ae6aa9a6
 def matches(
     train:pl.DataFrame, # of `texts_of`
     test:pl.DataFrame, # of `texts_of`
@@ -239,7 +239,7 @@ def _cut(text, most=60):
     text = " ".join(text.split())
     return printable(text[:most]) + ("…" if len(text) > most else "")
 
-# %% ../nbs/02_contamination.ipynb #6e20f8e9
+# %% ../nbs/02_contamination.ipynb #c7d6f3fa
 @patch
 def examples(self:Overlaps,
     train_task:str, # its records are trained on
@@ -268,7 +268,7 @@ def report(self:Overlaps,
     if len(self.shared): lines += ["\ntrain tasks that share texts:", *_table(self.shared.head(rows))]
     return "\n".join(lines)
 
-# %% ../nbs/02_contamination.ipynb #565981b8
+# %% ../nbs/02_contamination.ipynb #55f874c7
 def _table(df):
     "Lines of a table: two names, counts, and a share."
     head = [o.removesuffix("_task") for o in df.columns]
@@ -313,7 +313,6 @@ def _cleaned(self:Overlaps, at, entry, out):
     sha = file_sha(write_records(kept, out/entry["file"]))
     return new | dict(sha256=sha, cleaned=dict(sha256=entry["sha256"], **self.options))
 
-# %% ../nbs/02_contamination.ipynb #fb200fda
 def _copied(folder, entry, out):
     with whole_file(out/entry["file"]) as tmp: shutil.copyfile(Store(folder).path(entry["file"]), tmp)
     return entry

@@ -42,7 +42,7 @@ def _finish(store, stages, holdout=None):
         store.write(card(entries, holdout), "README.md", lasting=True)
     _sweep(store, entries, stages)
 
-# %% ../nbs/00_generate.ipynb #848e6374
+# %% ../nbs/00_generate.ipynb #8f6c40f1
 def _sweep(store, entries, stages):
     known, ours = {e["file"] for e in entries}, "|".join(re.escape(o.replace(".", "/", 1)) for o in stages.done)
     name = re.compile(rf"({ours})(-\d{{5}}-of-\d{{5}})?\.(jsonl|parquet)")
@@ -68,7 +68,7 @@ def _refuse_held(store, what):
     if bad: raise KoflanError(f"{store} holds {min(bad)} already ({bad[min(bad)]}), which --holdout {what} leaves out; "
                               "name another folder")
 
-# %% ../nbs/00_generate.ipynb #720ad7fe
+# %% ../nbs/00_generate.ipynb #c668040b
 def _one_format(store, jobs):
     ours = {o.name for o in jobs}
     for e in _entries(store):
@@ -103,6 +103,49 @@ def _options(split, base, format, max_shard_rows, dedup, mixing):
                 dedup=None if dedup == "none" else dedup, mixing=mixing if split == "train" else None)
     return base | {k: o for k, o in more.items() if o is not None}
 
+# %% ../nbs/00_generate.ipynb #722ed562
+def _place(mirror):
+    "Where sources are read from, as a `Job` says it."
+    place = find_mirror(mirror)
+    return "samples" if place == SAMPLES else place and str(place.absolute())
+
+def _part_rows(engine, num_proc, _):
+    "Few and large parts where nobody shares the work."
+    return PART_ROWS if num_proc > 1 or engine != "local" else 20 * PART_ROWS
+
+# %% ../nbs/00_generate.ipynb #e7556113
+def _put_right(store, died):
+    "Refuse symlinks before anything is built, and take away what a build that died has left."
+    for o in (*SPLITS, ".koflan/parts", ".koflan/survey"): store.path(o)
+    store.tidy()
+    if died: store.remove(torn(store))
+
+# %% ../nbs/00_generate.ipynb #c7aa3579
+def _carry_out(store, stages, held, asked):
+    "Build; what fails does not stop the others."
+    try: stages.build()
+    finally: stages.pool.close()
+    try: _finish(store, stages, held)
+    except OSError as e: stages.failed[f".{MANIFEST}"] = f"cannot be written ({e.strerror or e})"
+    failed, missing = (stages.failed | stages.missing, {}) if asked else (stages.failed, stages.missing)
+    missing |= {k: why for k, entries in stages.done.items() if (why := _partly(stages.jobs[k], entries))}
+    pairs = lambda of: {tuple(k.split(".", 1))[::-1]: o for k, o in of.items()}
+    return _told(stages), pairs(failed), pairs(missing)
+
+def _told(stages):
+    "The entries of a build by task, split and file, each with its state: built or kept."
+    state = lambda k: dict(state="kept" if k in stages.kept else "built")
+    entries = [e | state(k) for k, o in stages.done.items() for e in o]
+    return sorted(entries, key=lambda e: (e["recipe"]["task"], SPLITS.index(e["recipe"]["split"]), e["file"]))
+
+# %% ../nbs/00_generate.ipynb #224eccd9
+def _partly(job, entries):
+    "What is not there of a split that was built from the rest."
+    declared = config_names(job.cls.source.parts(job.split))
+    lost = [o for o in declared if o not in entries[0]["recipe"]["source"]["parts"]]
+    if not lost: return ""
+    return f"{len(lost)} of {len(declared)} configurations ({', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''})"
+
 # %% ../nbs/00_generate.ipynb #d80ee5de
 def generate(
     tasks, # task classes, or comma-separated names and globs
@@ -133,52 +176,18 @@ def generate(
     for o in (("format", format, FORMATS), ("dedup", dedup, DEDUP), ("engine", engine, ENGINES)): _one_of(*o)
     classes = find_tasks(tasks) if isinstance(tasks, str) else list(tasks)
     plan(classes, splits)
-    mixed, place = _mixing(classes, mixing, mixing_rate_max, total, weights), find_mirror(mirror)
+    mixed = _mixing(classes, mixing, mixing_rate_max, total, weights)
     store = Store(output_dir if "://" in str(output_dir) else Path(output_dir).absolute())
     base = dict(seed=seed, cap=cap, allow_no_input=allow_no_input, allow_no_negative=allow_no_negative)
-    mirror = "samples" if place == SAMPLES else place and str(place.absolute())
-    shard_rows = shard_rows or (PART_ROWS if num_proc > 1 or engine != "local" else 20 * PART_ROWS)
+    place, workers = _place(mirror), (engine, num_proc, ray_address)
     with store.lock() as died:
         _put_right(store, died)
         kept, held = _hold(store, classes, holdout)
-        jobs = [Job(cls, o, store.url, mirror, _options(o, base, format, max_shard_rows, dedup, mixed))
+        jobs = [Job(cls, o, store.url, place, _options(o, base, format, max_shard_rows, dedup, mixed))
                 for cls, o in plan(kept, splits)]
         _one_format(store, jobs)
-        stages = Stages(jobs, make_pool(engine, num_proc, ray_address), shard_rows, progress)
+        stages = Stages(jobs, make_pool(*workers), shard_rows or _part_rows(*workers), progress)
         return _carry_out(store, stages, held, bool(splits))
-
-# %% ../nbs/00_generate.ipynb #e7556113
-def _put_right(store, died):
-    "Refuse symlinks before anything is built, and take away what a build that died has left."
-    for o in (*SPLITS, ".koflan/parts", ".koflan/survey"): store.path(o)
-    store.tidy()
-    if died: store.remove(torn(store))
-
-# %% ../nbs/00_generate.ipynb #8f5ef9e4
-def _carry_out(store, stages, held, asked):
-    "Build; what fails does not stop the others."
-    try: stages.build()
-    finally: stages.pool.close()
-    try: _finish(store, stages, held)
-    except OSError as e: stages.failed[f".{MANIFEST}"] = f"cannot be written ({e.strerror or e})"
-    failed, missing = (stages.failed | stages.missing, {}) if asked else (stages.failed, stages.missing)
-    missing |= {k: why for k, entries in stages.done.items() if (why := _partly(stages.jobs[k], entries))}
-    pairs = lambda of: {tuple(k.split(".", 1))[::-1]: o for k, o in of.items()}
-    return _told(stages), pairs(failed), pairs(missing)
-
-def _told(stages):
-    "The entries of a build by task, split and file, each with its state: built or kept."
-    state = lambda k: dict(state="kept" if k in stages.kept else "built")
-    entries = [e | state(k) for k, o in stages.done.items() for e in o]
-    return sorted(entries, key=lambda e: (e["recipe"]["task"], SPLITS.index(e["recipe"]["split"]), e["file"]))
-
-# %% ../nbs/00_generate.ipynb #224eccd9
-def _partly(job, entries):
-    "What is not there of a split that was built from the rest."
-    declared = config_names(job.cls.source.parts(job.split))
-    lost = [o for o in declared if o not in entries[0]["recipe"]["source"]["parts"]]
-    if not lost: return ""
-    return f"{len(lost)} of {len(declared)} configurations ({', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''})"
 
 # %% ../nbs/00_generate.ipynb #77bdcaf1
 def summary(
@@ -207,7 +216,7 @@ def _cause(why, of):
     what, mark, advice = why.partition("; ")
     return f"{what}: {len(of)} tasks ({', '.join([*of][:3])}{', ...' if len(of) > 3 else ''}){mark}{advice}"
 
-# %% ../nbs/00_generate.ipynb #8238b3f6
+# %% ../nbs/00_generate.ipynb #5196b32b
 def _tell(done, failed, missing, store):
     "Say on stderr what is not there, what failed and what was held out."
     there = {(e["recipe"]["task"], e["recipe"]["split"]) for e in done}
@@ -243,9 +252,8 @@ def koflan_generate(
     "Turn datasets into instruction records."
     with user_errors("koflan_generate"):
         done, failed, missing = generate(
-            tasks, output_dir, splits, max_instance_per_task, seed, num_proc, hub_mirror, allow_no_input,
-            allow_no_negative, format, max_shard_rows, mixing, mixing_rate_max, total, weights, dedup, holdout, engine,
-            ray_address, shard_rows)
+            tasks, output_dir, splits, max_instance_per_task, seed, num_proc, hub_mirror, allow_no_input, allow_no_negative,
+            format, max_shard_rows, mixing, mixing_rate_max, total, weights, dedup, holdout, engine, ray_address, shard_rows)
         print(printable(summary(done), lines=True))
     _tell(done, failed, missing, Store(output_dir))
     absent = {name for name, _ in missing} & {o.strip() for o in tasks.split(",")} # asked for by name

@@ -56,7 +56,7 @@ def card_files(
     except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as e:
         raise KoflanError("README.md: no list of files in its YAML") from e
 
-# %% ../nbs/01_verify.ipynb #42f21685
+# %% ../nbs/01_verify.ipynb #4839af51
 def _card_differs(data, held):
     if data is None: return ["README.md: missing"]
     try: named = card_files(text := data.decode())
@@ -192,7 +192,7 @@ def _made_again(entries, folder, mirror, num_proc):
         return [], {(o["recipe"]["task"], o["recipe"]["split"]): said for o in entries}
     return made, {k: ELSEWHERE if o == OFFLINE else o for k, o in (failed | missing).items()}
 
-# %% ../nbs/01_verify.ipynb #3da2a7a6
+# %% ../nbs/01_verify.ipynb #e706ffea
 def rebuild(
     entries:list, # files of a manifest that are built together
     folder, # the data folder

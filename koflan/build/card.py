@@ -28,7 +28,7 @@ def _front(entries):
                 dataset_info=dict(features=features()))
     return "---\n" + yaml.safe_dump(head, allow_unicode=True, sort_keys=False) + "---\n"
 
-# %% ../../nbs/build/09_card.ipynb #bc173576
+# %% ../../nbs/build/09_card.ipynb #841296c6
 def closed(
     entries:list, # entries of a manifest
 ) -> list: # names of tasks
@@ -46,7 +46,7 @@ def by_split(
         old |= {k: old[k] + e[k] for k in ("rows", "kept")} | dict(dropped=tally([old["dropped"], e["dropped"]]))
     return list(out.values())
 
-# %% ../../nbs/build/09_card.ipynb #61026086
+# %% ../../nbs/build/09_card.ipynb #da8f3c6c
 def aligned(
     rows:list, # tuples of str
     sides:str, # of each column, as "<>": to the left, to the right

@@ -47,7 +47,7 @@ def survey(
     if not read_survey(job, name): _write_survey(job, name, list(build_rows(job, opened, start, stop, keys=keys)), keys)
     return name
 
-# %% ../../nbs/build/06_choose.ipynb #0b7b5375
+# %% ../../nbs/build/06_choose.ipynb #753bdb23
 def _write_survey(job, name, found, keys):
     held = dict(numbers=np.concatenate([np.empty(0, np.int64), *(o.numbers for o in found)]))
     for k in ("exact", "normal") if keys else ():
@@ -95,7 +95,7 @@ class Chosen:
         "Rows, drop counts, and the drawn rate."
         return dict(rows=self.rows[name], dropped=dict(sorted(self.dropped[name].items()))) | self.more[name]
 
-# %% ../../nbs/build/06_choose.ipynb #91e32a27
+# %% ../../nbs/build/06_choose.ipynb #62afd5fb
 @patch
 def _keep(self:Chosen, job, at, why):
     gone = len(self.numbers[job.name]) - len(at)

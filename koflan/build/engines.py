@@ -33,6 +33,7 @@ class Work(NamedTuple):
     job: object # its first argument, a `Job`
     args: tuple = () # its other arguments
 
+# %% ../../nbs/build/07_engines.ipynb #014c297d
 class Done(NamedTuple):
     "What became of a work."
     value: object = None # what the function returned
@@ -51,12 +52,13 @@ def do(
     except OSError as e: return Done(error=f"{e.filename or work.job.out}: {e.strerror or e}" if e.errno else said(e))
     except (Exception, PanicException) as e: return Done(error=said(e))
 
-# %% ../../nbs/build/07_engines.ipynb #8d2df414
+# %% ../../nbs/build/07_engines.ipynb #159b8939
 class Ours:
     "A work that this process does itself."
     def __init__(self, work): self.work = work
     def done(self): return self, do(self.work)
 
+# %% ../../nbs/build/07_engines.ipynb #9496fc99
 class Here:
     "One work after another, in this process."
     width = 1
@@ -128,7 +130,7 @@ def _outcome(future):
     except (BrokenProcessPool, EOFError, ConnectionError): return LOST
     except Exception as e: return Done(error=f"{type(e).__name__}: {e}".splitlines()[0]) # it cannot be pickled
 
-# %% ../../nbs/build/07_engines.ipynb #015c14c2
+# %% ../../nbs/build/07_engines.ipynb #f0b96c25
 @patch
 def finished(self:Processes, handles):
     if ours := [o for o in handles if isinstance(o, Ours)]: return [o.done() for o in ours]
@@ -148,7 +150,7 @@ def _connect(ray, address):
     except (OSError, ValueError, RuntimeError) as e:
         raise KoflanError(f"ray_address {address}: no Ray cluster answers there (ray start --head)") from e
 
-# %% ../../nbs/build/07_engines.ipynb #43d5b253
+# %% ../../nbs/build/07_engines.ipynb #999ec55b
 class Ray:
     "Works on a Ray cluster."
     def __init__(self,
@@ -178,6 +180,7 @@ def finished(self:Ray, handles):
     if ours := [o for o in handles if isinstance(o, Ours)]: return [o.done() for o in ours]
     return [(o, self._outcome(o)) for o in self.ray.wait(handles)[0]]
 
+# %% ../../nbs/build/07_engines.ipynb #c2bce601
 @patch
 def _outcome(self:Ray, handle):
     try: return self.ray.get(handle)

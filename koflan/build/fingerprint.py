@@ -34,7 +34,7 @@ def _nested(code):
     for o in code.co_consts:
         if isinstance(o, CodeType): yield from _nested(o)
 
-# %% ../../nbs/build/00_fingerprint.ipynb #935415ff
+# %% ../../nbs/build/00_fingerprint.ipynb #55d47518
 @lru_cache(1 << 8)
 def _in_file(path, size, time):
     "The text of a Python file as it is now, and its code objects."

@@ -38,7 +38,7 @@ def _plain(o, level=0):
     for inner in (*o, *o.values()) if isinstance(o, dict) else o if isinstance(o, list) else ():
         _plain(inner, level + 1)
 
-# %% ../../nbs/build/02_manifest.ipynb #0059957c
+# %% ../../nbs/build/02_manifest.ipynb #65475139
 def parse(
     data:bytes, # JSON
 ): # what it says
@@ -102,7 +102,7 @@ def _wrong(held, needed, more=()):
     return next((f"says {k} is {short(held[k])}" for k, rule in dict(more).items() if k in held and not rule(held[k])),
                 None)
 
-# %% ../../nbs/build/02_manifest.ipynb #af3ebb19
+# %% ../../nbs/build/02_manifest.ipynb #53c800cd
 def fault(
     entry, # anything
 ) -> str|None: # as "has no 'sha256'"; None where all is right
@@ -208,7 +208,7 @@ def read_counts(
     except ValueError: return None
     return None if _wrong(held, {o: PART[o] for o in ("rows", "dropped")}) else held
 
-# %% ../../nbs/build/02_manifest.ipynb #1083037a
+# %% ../../nbs/build/02_manifest.ipynb #dbf4e390
 def read_holdout(
     store:Store, # a data folder
 ) -> dict: # what and left_out; empty where nothing was held out
@@ -278,7 +278,7 @@ def load_records(
             raise KoflanError(f"dataset {name}: {col.name!r} is null in row {null.arg_max()} of {split}")
     return df
 
-# %% ../../nbs/build/02_manifest.ipynb #24bd932a
+# %% ../../nbs/build/02_manifest.ipynb #2db41a89
 def _null(col):
     inside = col.list.eval(pl.element().is_null()).list.any().fill_null(False) if col.dtype == pl.List else False
     return col.is_null() | inside

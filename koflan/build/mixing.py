@@ -87,6 +87,7 @@ class _Once(yaml.SafeLoader):
         if len(held) < len(node.value): raise yaml.YAMLError("a key stands twice")
         return held
 
+# %% ../../nbs/build/03_mixing.ipynb #e05ae408
 def _yaml(path):
     if not path.is_file() and path.exists(): raise ValueError("not a file")
     if path.stat().st_size > 1 << 20: raise ValueError("larger than 1 MiB")

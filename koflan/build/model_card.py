@@ -46,7 +46,7 @@ def command_of(
         elif isinstance(value, (str, int, float)): told.append(f"--{f.name} {shlex.quote(public_name(str(value)))}")
     return " ".join(told)
 
-# %% ../../nbs/build/10_model_card.ipynb #9f9b517d
+# %% ../../nbs/build/10_model_card.ipynb #d1bafd7d
 def _usual(f):
     "The default of a field."
     if f.default is not MISSING: return f.default
@@ -60,6 +60,7 @@ def _manifest(dataset, split):
     return [(o["recipe"]["task"], o["kept"], source(o).get("repo", "-"), source(o).get("licence", "-"))
             for o in files if o["file"].startswith(f"{split}/")]
 
+# %% ../../nbs/build/10_model_card.ipynb #3bd82caf
 def _table(head, rows):
     "A Markdown table."
     line = lambda cells: "| " + " | ".join(str(o).replace("|", "\\|") for o in cells) + " |"
@@ -122,6 +123,7 @@ def reward_card(
         "맞는 답에 높은 점수를 주도록 koflan으로 학습한 한국어 보상 모델입니다.", "", "## 사용", "", *_use(scoring, name), "",
         "## 성적", "", *_scores(trainer), "", "## 데이터", "", *_data(args, data), "", "## 학습", "", *_run(trainer), ""])
 
+# %% ../../nbs/build/10_model_card.ipynb #40860f6b
 def _there(package):
     try: return bool(version(package))
     except ModuleNotFoundError: return False # PackageNotFoundError is one

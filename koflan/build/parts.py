@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROWS', 'SINKS', 'AT_ONCE', 'Lines', 'RowGroups', 'build_rows', 'build_part', 'join']
 
-# %% ../../nbs/build/05_parts.ipynb #ca394c0c
+# %% ../../nbs/build/05_parts.ipynb #547b2177
 import json
 from hashlib import sha256
 from itertools import groupby
@@ -53,7 +53,7 @@ class RowGroups:
 
 SINKS = dict(jsonl=Lines, parquet=RowGroups)
 
-# %% ../../nbs/build/05_parts.ipynb #c8af08fc
+# %% ../../nbs/build/05_parts.ipynb #915e8894
 def _write(job, name, records):
     "Write records (DataFrames, or lines of JSON as bytes) as one file; its sha256."
     with job.store.writing(name) as f:
@@ -62,7 +62,7 @@ def _write(job, name, records):
         sink.close()
     return f.sha.hexdigest()
 
-# %% ../../nbs/build/05_parts.ipynb #66bf83bd
+# %% ../../nbs/build/05_parts.ipynb #38273f15
 def build_rows(
     job:Job, # a split
     opened:Opened, # of `open_job`
@@ -118,6 +118,7 @@ def _line_chunks(file):
         yield len(ends) - 1, lambda i, j: data[ends[i]:ends[j]]
         rest = data[ends[-1]:]
 
+# %% ../../nbs/build/05_parts.ipynb #857eaf12
 def _table_chunks(file):
     for batch in pq.ParquetFile(file).iter_batches(ROWS):
         df = pl.DataFrame(batch)
@@ -136,7 +137,7 @@ def _cut(job, parts, size):
                     yield at // size, cut(i, j)
                     at, i = at + j - i, j
 
-# %% ../../nbs/build/05_parts.ipynb #c094d74d
+# %% ../../nbs/build/05_parts.ipynb #3abc7fdd
 def _write_shards(job, parts, kept):
     "Write the files of a split from its parts: file, kept, sha256 of each."
     size = job.options.get("max_shard_rows")
@@ -166,7 +167,7 @@ def join(
     if not whole: job.store.remove([o["name"] + end for o in parts for end in ("", ".json")])
     return entries
 
-# %% ../../nbs/build/05_parts.ipynb #253f5188
+# %% ../../nbs/build/05_parts.ipynb #4c33417a
 def _entry(job, made, file, counts):
     "An entry of the manifest, its keys in their order."
     head = dict(file=file["file"], kind=job.cls.kind, rows=counts["rows"], kept=file["kept"], dropped=counts["dropped"])

@@ -40,7 +40,7 @@ class Store:
 
     def __repr__(self): return self.url
 
-# %% ../../nbs/build/01_store.ipynb #a1e61e41
+# %% ../../nbs/build/01_store.ipynb #cdd5972f
 def _file_system(url):
     from fsspec.core import url_to_fs
     try: return url_to_fs(url.rstrip("/"), use_listings_cache=False)
@@ -56,7 +56,7 @@ def proper(
     if not isinstance(name, str) or re.search(r"[\x00-\x1f\x7f\\\ud800-\udfff]|^[A-Za-z]:", name): return False
     return all(o not in ("", ".", "..") and len(o.encode()) < 256 for o in name.split("/"))
 
-# %% ../../nbs/build/01_store.ipynb #49658461
+# %% ../../nbs/build/01_store.ipynb #d63d9e9e
 @patch
 def path(self:Store,
     name:str, # path in the folder
@@ -149,7 +149,7 @@ def open(self:Store,
     "Open a file of the folder."
     return open(self.path(name), "rb") if self.here else self.fs.open(self.path(name), "rb")
 
-# %% ../../nbs/build/01_store.ipynb #0782bd71
+# %% ../../nbs/build/01_store.ipynb #9cdfc03e
 def _of_file(store, name, what):
     try:
         with store.open(name) as f: return what(f)
@@ -174,7 +174,7 @@ def read(self:Store,
     "What a file holds; `KoflanError` where it cannot be read."
     return _of_file(self, name, lambda f: f.read(most))
 
-# %% ../../nbs/build/01_store.ipynb #5f3ac724
+# %% ../../nbs/build/01_store.ipynb #1b421a21
 @patch
 def sha(self:Store,
     name:str, # path in the folder
@@ -287,7 +287,7 @@ def _held(store):
     except OSError as e: raise _refused(store, "write", e) from e
     return held
 
-# %% ../../nbs/build/01_store.ipynb #d53d0738
+# %% ../../nbs/build/01_store.ipynb #8bd068d6
 def _check_writable(store):
     probe = f".koflan/{uuid4().hex}.tmp"
     try:
