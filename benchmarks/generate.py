@@ -35,10 +35,10 @@ import polars as pl
 import pyarrow.parquet # noqa: F401
 
 from koflan.build.engines import make_pool
-from koflan.build.stages import SHARD_ROWS, Stages
+from koflan.build.stages import PART_ROWS, Stages
 from koflan.core.schema import user_errors
 from koflan.authoring.shapes import BorrowTask, ChoiceTask, LabelTask, MultiLabelTask, SpanTask
-from koflan.build.shards import Job
+from koflan.build.jobs import Job
 from koflan.core.mirror import find_mirror
 from koflan.core.sources import SPLITS
 from koflan.tasks import find_tasks
@@ -209,7 +209,7 @@ def reference(tasks, mirror, out):
 
 def koflan(tasks, mirror, out, pool):
     jobs = [Job(cls, o, str(out), str(mirror), dict(seed=0, cap=None)) for cls, splits in tasks for o in splits]
-    stages = Stages(jobs, pool, SHARD_ROWS if pool.width > 1 else 20 * SHARD_ROWS)
+    stages = Stages(jobs, pool, PART_ROWS if pool.width > 1 else 20 * PART_ROWS)
     stages.build()
     if stages.failed: sys.exit(str(stages.failed))
     return sum(e["rows"] for entries in stages.done.values() for e in entries), 0.

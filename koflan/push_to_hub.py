@@ -77,6 +77,7 @@ def _shards(folder, index):
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise KoflanError(f"{folder}: {index} is not an index of weights") from None
 
+# %% ../nbs/09_push_to_hub.ipynb #34e50435
 def _model_paths(folder):
     "The files of a model, its weights among them."
     found = [o for part in ("*", "onnx/**/*", ".eval_results/*") for o in Path(folder).glob(part) if not o.is_dir()]
@@ -138,6 +139,7 @@ class Busy(Exception):
     "What may go well the next time: 429, 5xx, a cut connection, no answer."
     def __init__(self, said, wait=None): super().__init__(said); self.wait = wait
 
+# %% ../nbs/09_push_to_hub.ipynb #809ad2bb
 def retry_after(
     said:str, # the header: a number of seconds, or a date
 ) -> float|None: # seconds from now, None when it says nothing of the kind
@@ -254,12 +256,6 @@ def listing(
     lines = [f"{n:>12,}  {o}" for n, o in zip(sizes, paths)]
     return "\n".join([*lines, f"{sum(sizes):>12,}  bytes in {len(paths)} files"])
 
-class Pushed(NamedTuple):
-    "What a push has done."
-    url: str # address on the Hub
-    left: list # files of an earlier push that do not belong any more, and are still there
-    removed: list # those that were taken away
-
 # %% ../nbs/09_push_to_hub.ipynb #910631ed
 def _commit(api, repo, kind, folder, sums, prune):
     "Send what the Hub does not have; after trouble it is asked what it has before anything is sent, or said, again."
@@ -282,6 +278,13 @@ def _commit(api, repo, kind, folder, sums, prune):
     return left, sorted(set(old) - set(left))
 
 # %% ../nbs/09_push_to_hub.ipynb #672aee35
+class Pushed(NamedTuple):
+    "What a push has done."
+    url: str # address on the Hub
+    left: list # files of an earlier push that do not belong any more, and are still there
+    removed: list # those that were taken away
+
+# %% ../nbs/09_push_to_hub.ipynb #19d7f2b4
 def push(
     folder, # a data folder, or a model folder
     repo:str, # "owner/name"

@@ -16,7 +16,9 @@ from koflan.contamination import Overlaps
 from koflan.generate import generate
 from koflan.build.manifest import OPTIONS, load_records, read_manifest
 from koflan.core.schema import KoflanError
-from koflan.build.shards import Job, Survey, build_part, read_survey, survey
+from koflan.build.choose import Survey, read_survey, survey
+from koflan.build.jobs import Job, open_job
+from koflan.build.parts import build_part
 from koflan.tasks import find_tasks
 from koflan.verify import arguments, verify
 
@@ -86,8 +88,8 @@ def honest(tmp_path_factory):
     cls = find_tasks("nsmc")[0]
     options = dict(seed=0, cap=None, allow_no_input=False, allow_no_negative=False, max_shard_rows=99)
     job = Job(cls, "train", str(top/"data"), "samples", options)
-    build_part(job, job.recipe, 0, 25)
-    survey(job, 0, 25)
+    build_part(job, open_job(job), 0, 25)
+    survey(job, open_job(job), 0, 25)
     (top/"ours").mkdir()
     (top/"ours"/"victim.jsonl").write_text('{"instruction": "?", "input": "비밀", "positives": ["네"], "negatives": ["아니요"]}\n')
     (top/"data"/".koflan"/"lock.json").write_text(json.dumps(dict(pid=1, host="x", beat=1.5, who="y")))

@@ -16,7 +16,8 @@ from koflan.contamination import koflan_contamination
 from koflan.generate import koflan_generate
 from koflan.build.manifest import load_records
 from koflan.core.schema import KoflanError
-from koflan.build.shards import Job, build_part
+from koflan.build.jobs import Job, open_job
+from koflan.build.parts import build_part
 from koflan.tasks import find_tasks
 from koflan.verify import koflan_verify
 
@@ -83,7 +84,7 @@ def test_a_part_that_names_files_outside(folder, data, capsys):
     "Its key and sha256 are right: the file outside would be joined, then taken away."
     options = dict(seed=0, cap=None, allow_no_input=False, allow_no_negative=False, max_shard_rows=1000)
     job = Job(find_tasks("nsmc")[0], "train", str(folder), "samples", options)
-    note = Path(build_part(job, job.recipe, 0, 25)["name"] + ".json")
+    note = Path(build_part(job, open_job(job), 0, 25)["name"] + ".json")
     change(folder/note, lambda o: o.update(name="../ours/victim.jsonl"))
     before = ours(folder)
     assert generate(folder, capsys, splits="train", max_shard_rows=1000)[0] == 0

@@ -41,7 +41,8 @@ def rates(
 ) -> dict: # task -> share, in order of names; they sum to 1
     "Examples-proportional mixing with a maximum rate."
     sizes = _sizes(counts, rate_max, weights)
-    if not (total := math.fsum(sizes.values())): raise KoflanError("there is nothing to mix: every task is empty or has the weight 0")
+    total = math.fsum(sizes.values())
+    if not total: raise KoflanError("there is nothing to mix: every task is empty or has the weight 0")
     return {k: o / total for k, o in sizes.items()}
 
 # %% ../../nbs/build/03_mixing.ipynb #2b660116
@@ -63,7 +64,8 @@ def quotas(
 def _weights(path, held):
     "The two mappings of a file of weights, checked."
     if not isinstance(held, dict): raise KoflanError(f"{path}: want a mapping with the keys tasks and clusters")
-    if bad := [o for o in held if o not in ("tasks", "clusters")]: raise KoflanError(f"{path}: {unknown('key', bad[0], ('tasks', 'clusters'))}")
+    known = ("tasks", "clusters")
+    if bad := [o for o in held if o not in known]: raise KoflanError(f"{path}: {unknown('key', bad[0], known)}")
     for kind, of in held.items():
         if not isinstance(of or {}, dict): raise KoflanError(f"{path}: {kind} is {short(of)}; want names and weights")
         for name, o in (of or {}).items():
@@ -85,6 +87,7 @@ class _Once(yaml.SafeLoader):
         if len(held) < len(node.value): raise yaml.YAMLError("a key stands twice")
         return held
 
+# %% ../../nbs/build/03_mixing.ipynb #e05ae408
 def _yaml(path):
     if not path.is_file() and path.exists(): raise ValueError("not a file")
     if path.stat().st_size > 1 << 20: raise ValueError("larger than 1 MiB")
@@ -100,7 +103,8 @@ def read_weights(
     except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError, yaml.YAMLError) as e:
         raise KoflanError(f"{path}: not readable ({[*str(e).splitlines(), type(e).__name__][0]})") from e
     tasks, clusters = _weights(path, held)
-    if bad := [o for o in clusters if o not in CLUSTERS]: raise KoflanError(f"{path}: {unknown('cluster', bad[0], CLUSTERS)}")
+    bad = [o for o in clusters if o not in CLUSTERS]
+    if bad: raise KoflanError(f"{path}: {unknown('cluster', bad[0], CLUSTERS)}")
     for o in tasks: _named(o, classes, f"{path}: ")
     globs = lambda name: [o for k, o in tasks.items() if fnmatchcase(name, k)]
     return {c.name: tasks.get(c.name, (globs(c.name) or [clusters.get(c.cluster, 1)])[-1]) for c in classes}
@@ -111,9 +115,11 @@ def _targets(what, classes):
     out, known = [], {c.name: c for c in [*find_tasks("*"), *classes]}
     for o in filter(None, map(str.strip, what.split(","))):
         kind, _, name = o.partition(":")
-        if kind not in ("cluster", "task") or not name: raise KoflanError(f"holdout {o!r}: want cluster:NAME or task:NAME, as in cluster:nli,task:nsmc")
-        if kind == "cluster" and name not in CLUSTERS: raise KoflanError(f"holdout: {unknown('cluster', name, CLUSTERS)}")
-        hit = _named(name, list(known.values()), "holdout: ") if kind == "task" else [c for c in known.values() if c.cluster == name]
+        if kind not in ("cluster", "task") or not name:
+            raise KoflanError(f"holdout {o!r}: want cluster:NAME or task:NAME, as in cluster:nli,task:nsmc")
+        if kind == "task": hit = _named(name, list(known.values()), "holdout: ")
+        elif name in CLUSTERS: hit = [c for c in known.values() if c.cluster == name]
+        else: raise KoflanError(f"holdout: {unknown('cluster', name, CLUSTERS)}")
         out.append((f"{kind} {name}", hit))
     if not out: raise KoflanError("holdout: want cluster:NAME or task:NAME")
     return out
@@ -136,7 +142,8 @@ def hold_out(
     for said, hit in targets: why = {c.name: said for c in hit} | why
     held = sorted({c.name: c for _, hit in targets for c in hit}.values(), key=lambda c: c.name)
     for c in classes:
-        if c.name not in why and (found := next(filter(None, (_kinship(c, o) for o in held)), None)): why[c.name] = found
+        found = [reason for o in held if (reason := _kinship(c, o))]
+        if found: why.setdefault(c.name, found[0])
     names = {c.name for c in classes}
     return [c for c in classes if c.name not in why], {k: why[k] for k in sorted(why) if k in names}
 
@@ -146,10 +153,11 @@ def duplicates(
     across:bool=False, # does a text count that stands in an earlier task?
 ) -> dict: # task -> DataFrame of `number` and `why`, the rows to drop
     "The rows that ask of a text that was asked of before."
-    one = lambda name, numbers, keys: keys.select("exact", "normal", number=pl.Series(numbers, dtype=pl.Int64), task=pl.lit(name))
     if not found: return {}
-    df = pl.concat([one(*o) for o in found])
+    df = pl.concat(keys.select("exact", "normal", number=pl.Series(numbers, dtype=pl.Int64), task=pl.lit(name))
+                   for name, numbers, keys in found)
     again = lambda key: ~(pl.col(key) if across else pl.struct("task", key)).is_first_distinct()
     why = pl.when(again("exact")).then(pl.lit("duplicate")).when(again("normal")).then(pl.lit("normalised_duplicate"))
     drop = df.select("task", "number", why=why).drop_nulls("why").partition_by("task", as_dict=True, include_key=False)
-    return {name: drop.get((name,), pl.DataFrame(schema=dict(number=pl.Int64, why=pl.String))) for name in dict.fromkeys(o[0] for o in found)}
+    none = pl.DataFrame(schema=dict(number=pl.Int64, why=pl.String))
+    return {name: drop.get((name,), none) for name, _, _ in found}
