@@ -15,17 +15,19 @@ from .core.schema import KoflanError, unknown, user_errors
 
 # %% ../nbs/12_koflan.ipynb #19613167
 COMMANDS = { # command -> where its function koflan_NAME is
-    "tasks": "koflan.tasks.__main__", "new_task": "koflan.new_task", "generate": "koflan.generate", "verify": "koflan.verify",
+    "tasks": "koflan.tasks.__main__", "new_task": "koflan.new_task", "generate": "koflan.generate",
+    "verify": "koflan.verify",
     "contamination": "koflan.contamination", "shrink": "koflan.model.shrink", "distil": "koflan.model.distil",
     "train_reward": "koflan.reward_trainer", "evaluate": "koflan.evaluate",
     "push_to_hub": "koflan.push_to_hub", "demo": "koflan.demo",
 }
-OPTIONS = {"train_reward": "RewardArguments"} # command -> its dataclass of options, where reading it spares waiting for torch
+OPTIONS = {"train_reward": "RewardArguments"} # command -> its dataclass of options: read, it need not wait for torch
 
 def overview() -> str: # a line for each command
     "The commands there are."
     lines = [f"  {name:<15}{summary(module, f'koflan_{name}')}" for name, module in COMMANDS.items()]
-    return "\n".join(["usage: koflan COMMAND [options]\n", *lines, "\nkoflan COMMAND --help lists the options of a command."])
+    return "\n".join(["usage: koflan COMMAND [options]\n", *lines,
+                      "\nkoflan COMMAND --help lists the options of a command."])
 
 # %% ../nbs/12_koflan.ipynb #68bbdb8c
 def koflan(
