@@ -21,13 +21,16 @@ def _ranked(model, data, split):
     from koflan.build.manifest import load_records
     row = load_records(data, split).row(0, named=True)
     ranks = model.rank(row["instruction"], row["input"], sorted(row["positives"] + row["negatives"]))
-    return [f"[{row['id']}] {row['instruction']}", f"  {row['input'][:200]}", *(f"  {o.score:+.3f}  {'○' if o.answer in row['positives'] else '×'} {o.answer}" for o in ranks)]
+    return [f"[{row['id']}] {row['instruction']}", f"  {row['input'][:200]}",
+            *(f"  {o.score:+.3f}  {'○' if o.answer in row['positives'] else '×'} {o.answer}" for o in ranks)]
 
 def _train(folder, epochs):
     from koflan.reward_trainer import RewardArguments, train_reward
     return train_reward(RewardArguments(
-        output_dir=str(folder/"checkpoint"), run_name="demo", dataset=str(folder/"data"), from_scratch=True, scoring="packed", do_train=True,
-        num_train_epochs=epochs, max_length=128, vocab_size=6000, learning_rate=1e-3, warmup_steps=20, per_device_train_batch_size=32, logging_strategy="no", save_strategy="no",
+        output_dir=str(folder/"checkpoint"), run_name="demo", dataset=str(folder/"data"), from_scratch=True,
+        scoring="packed", do_train=True,
+        num_train_epochs=epochs, max_length=128, vocab_size=6000, learning_rate=1e-3, warmup_steps=20,
+        per_device_train_batch_size=32, logging_strategy="no", save_strategy="no",
         report_to="none", token_cache="none"))
 
 # %% ../nbs/10_demo.ipynb #98f8605b

@@ -27,7 +27,7 @@ from transformers import EarlyStoppingCallback, HfArgumentParser, ProgressCallba
 from transformers.utils import logging
 
 from .core.chance import Chance, smallest
-from .core.commands import train_help, underscored
+from .core.commands import options_help, underscored
 from .model.encode import encode_records, token_cache
 from .model.losses import LOSSES, grid, losses_of
 from .model.metrics import as_text, by_task, tally, won
@@ -514,11 +514,15 @@ def _evaluate(trainer, kept):
 def koflan_train_reward(
     args:Sequence[str]|None=None, # a command line; by default that of this process
 ) -> None:
-    "Train a reward model on right and wrong answers."
+    """Train a reward model on right and wrong answers.
+
+    Most used of transformers.TrainingArguments: --do_train, --do_eval, --run_name, --output_dir, --num_train_epochs,
+    --per_device_train_batch_size, --save_strategy. --help_all lists them all."""
+    own = lambda: options_help("koflan.reward_trainer", "koflan_train_reward", "RewardArguments")
     with user_errors("koflan_train_reward"):
         args = underscored(sys.argv[1:] if args is None else args)
         parser = HfArgumentParser(RewardArguments, prog="koflan_train_reward", description=koflan_train_reward.__doc__)
-        for flag, say in {"--help": train_help, "-h": train_help, "--help_all": parser.format_help}.items():
+        for flag, say in {"--help": own, "-h": own, "--help_all": parser.format_help}.items():
             if flag in args:
                 print(say())
                 return

@@ -19,9 +19,12 @@ from .tasks import find_tasks
 def _fields(cls):
     "Where a task is looked for, the telling places first: title -> texts."
     d, asks = cls.describe(), cls.prompts.asks
-    words = [str(o) for ns in cls.source.names.values() for o in ns] + [*getattr(cls, "flags", ())] + [w for ask in asks for ws in (ask.answers or {}).values() for w in ws]
-    return {"이름": [d["name"], cls.__name__, d["repo"]], "소개": [d["summary"]], "무리": [f"{d['cluster']} {TOPICS.get(d['cluster'], '')}"],
-            "종류": [f"{d['kind']} {KINDS_KO.get(d['kind'], '')}"], "사용 허가": [d["licence"]], "라벨": list(dict.fromkeys(words)), "지시문": [o.text for o in cls.prompts]}
+    words = [*(str(o) for names in cls.source.names.values() for o in names), *getattr(cls, "flags", ())]
+    words += [o for ask in asks for wordings in (ask.answers or {}).values() for o in wordings]
+    return {"이름": [d["name"], cls.__name__, d["repo"]], "소개": [d["summary"]],
+            "그룹": [f"{d['cluster']} {TOPICS.get(d['cluster'], '')}"],
+            "종류": [f"{d['kind']} {KINDS_KO.get(d['kind'], '')}"], "라이선스": [d["licence"]],
+            "라벨": list(dict.fromkeys(words)), "지시문": [o.text for o in cls.prompts]}
 
 def _hits(cls, words):
     "Title -> texts that hold one of the words; empty unless every word is found."
@@ -43,10 +46,12 @@ class Found:
 
     def __repr__(self):
         if not self.hits: return self._none()
-        line = lambda cls, where: f"{cls.name:<18} {cls.describe()['summary']} ({', '.join(f'{k} {len(o)}' for k, o in where.items())})"
-        return "\n".join(line(*o) for o in self.hits)
+        where = lambda found: ", ".join(f"{k} {len(o)}" for k, o in found.items())
+        return "\n".join(f"{cls.name:<18} {cls.describe()['summary']} ({where(found)})" for cls, found in self.hits)
 
-    def _none(self): return f"'{self.query}'에 맞는 태스크가 없습니다. 무리는 {', '.join(f'{k}({v})' for k, v in TOPICS.items())}입니다."
+    def _none(self):
+        groups = ", ".join(f"{k}({v})" for k, v in TOPICS.items())
+        return f"'{self.query}'에 맞는 태스크가 없습니다. 그룹은 {groups}입니다."
 
 def search_tasks(
     query:str="", # words, all of which must be found; none finds every task
@@ -55,7 +60,8 @@ def search_tasks(
     words = tidy(query).casefold().split()
     found = [(cls, _hits(cls, words)) for cls in find_tasks("*")]
     order = list(_fields(found[0][0]))
-    return Found(query, sorted((o for o in found if o[1] or not words), key=lambda o: (order.index(next(iter(o[1]), order[0])), o[0].name)))
+    return Found(query, sorted((o for o in found if o[1] or not words),
+                               key=lambda o: (order.index(next(iter(o[1]), order[0])), o[0].name)))
 
 # %% ../nbs/04_search.ipynb #56a665e2
 def _marked(text, words):
@@ -68,8 +74,12 @@ def _marked(text, words):
 def _repr_html_(self:Found):
     if not self.hits: return note_html(self._none())
     words = tidy(self.query).split()
-    where = lambda found: "<br>".join(f'{k} {len(o)}곳: {_marked(", ".join(o[:3])[:90], words)}' for k, o in found.items() if k in ("라벨", "지시문"))
+    told = lambda k, o: f"{k} {len(o)}곳: {_marked(', '.join(o[:3])[:90], words)}"
+    where = lambda found: "<br>".join(told(k, found[k]) for k in ("라벨", "지시문") if k in found)
     cell = lambda text, more="white-space:nowrap": f'<div style="{more}">{text}</div>'
-    rows = [(_marked(d["name"], words), cell(_marked(d["summary"], words), "min-width:10em"), cell(f"{_marked(d['cluster'], words)}<br>{_marked(TOPICS.get(d['cluster'], ''), words)}"),
-             cell(_marked(d["kind"], words)), cell(_marked(d["licence"], words)), cell(where(found), f"min-width:20em;{QUIET}")) for cls, found in self.hits for d in [cls.describe()]]
-    return f'<div style="overflow-x:auto">{table_html(rows, ("이름", "소개", "무리", "종류", "사용 허가", "찾은 곳"))}</div><div style="{QUIET}">태스크 {len(rows)}개</div>'
+    rows = [(_marked(d["name"], words), cell(_marked(d["summary"], words), "min-width:10em"),
+             cell(f"{_marked(d['cluster'], words)}<br>{_marked(TOPICS.get(d['cluster'], ''), words)}"),
+             cell(_marked(d["kind"], words)), cell(_marked(d["licence"], words)),
+             cell(where(found), f"min-width:20em;{QUIET}")) for cls, found in self.hits for d in [cls.describe()]]
+    table = table_html(rows, ("이름", "소개", "그룹", "종류", "라이선스", "찾은 곳"))
+    return f'<div style="overflow-x:auto">{table}</div><div style="{QUIET}">태스크 {len(rows)}개</div>'

@@ -49,8 +49,10 @@ class Live:
         body = self.widget()
         here = f"koflan-{body.model_id}"
         lone = f".jp-OutputArea-child:has(#{here}) + .jp-OutputArea-child:has(.jupyter-widgets):not(:has(.widget-vbox))"
-        hide = widgets.HTML(f"<style>#{here}, .jp-OutputArea-child:has(#{here}) {{display: none}}</style>", layout=widgets.Layout(display="none"))
-        display({"text/plain": said, "text/html": f'<style>{lone} {{display: none}}</style><div id="{here}">{page}</div>'}, raw=True)
+        hide = widgets.HTML(f"<style>#{here}, .jp-OutputArea-child:has(#{here}) {{display: none}}</style>",
+                            layout=widgets.Layout(display="none"))
+        display({"text/plain": said,
+                 "text/html": f'<style>{lone} {{display: none}}</style><div id="{here}">{page}</div>'}, raw=True)
         display({"text/plain": "", VIEW: widgets.VBox([body, hide])._repr_mimebundle_()[VIEW]}, raw=True)
 
 # %% ../nbs/11_widgets.ipynb #14de3aef
@@ -60,14 +62,15 @@ def asked_as(
 ): # the task, or a copy of it that asks everything with that template
     "A task that asks with one template."
     if template is None: return task
-    if not 0 <= template < len(task.prompts): raise KoflanError(f"{task.name} has no template {template}; they are 0 to {len(task.prompts) - 1}")
+    if not 0 <= template < len(task.prompts):
+        raise KoflanError(f"{task.name} has no template {template}; they are 0 to {len(task.prompts) - 1}")
     one, number = copy(task), task.prompts.ask_of[template]
     ask = task.prompts.asks[number]
     may = pl.all_horizontal(pl.lit(True), *(pl.col(k) == v for k, v in ask.when.items())).fill_null(False)
-    def assign(df, chance): return df.with_columns(
+    def choose(df, chance): return df.with_columns(
         _template=pl.when(may).then(template).otherwise(-1).cast(pl.Int32), _ask=pl.lit(number, dtype=pl.Int64),
         _wording=pl.Series(chance.pick(df["_row"].to_numpy(), "wording", ask.wordings)))
-    one._assign = assign
+    one.choose = choose
     return one
 
 # %% ../nbs/11_widgets.ipynb #61489895
@@ -76,10 +79,12 @@ def label_filters(
     rows:pl.DataFrame, # rows of its source
 ) -> dict: # title -> boolean expression over the rows
     "The labels that rows can be filtered by."
-    names, flags = {k: v for k, v in task.source.names.items() if k in rows.columns}, [o for o in getattr(task, "flags", ()) if o in rows.columns]
+    names = {k: v for k, v in task.source.names.items() if k in rows.columns}
+    flags = [o for o in getattr(task, "flags", ()) if o in rows.columns and o not in names]
     has = lambda col, i: pl.col(col).list.contains(i) if rows.schema[col] == pl.List else pl.col(col) == i
     title = lambda col, name: str(name) if len(names) == 1 else f"{col}: {name}"
-    return {o: pl.col(o) == 1 for o in flags if o not in names} | {title(col, o): has(col, i) for col, ns in names.items() for i, o in enumerate(ns)}
+    named = {title(col, o): has(col, i) for col, all_names in names.items() for i, o in enumerate(all_names)}
+    return {o: pl.col(o) == 1 for o in flags} | named
 
 # %% ../nbs/11_widgets.ipynb #ed8041c4
 LEFT_OUT = "버린 행" # the filter for rows that became no record
@@ -95,7 +100,8 @@ class Pages:
         self.template, self.text, self.label, self.answer, self.turns, self.row = None, "", "", "", 0, -1
         self.open(split)
 
-    def __repr__(self): return f"{self.task.name} {self.split}: row {self.row}, {len(self.found):,} of {len(self.rows):,} rows"
+    def __repr__(self):
+        return f"{self.task.name} {self.split}: row {self.row}, {len(self.found):,} of {len(self.rows):,} rows"
 
 # %% ../nbs/11_widgets.ipynb #9b4864ac
 @patch
@@ -128,7 +134,8 @@ def _holding(df, cols, text):
 def _found(self:Pages):
     rows, made, text = self.rows["_row"], self.records["_row"], tidy(self.text)
     out = np.setdiff1d(rows, made) if self.label == LEFT_OUT else np.sort(made.to_numpy())
-    if self.label and self.label != LEFT_OUT: out = np.intersect1d(out, self.rows.filter(self.labels[self.label])["_row"])
+    if self.label and self.label != LEFT_OUT:
+        out = np.intersect1d(out, self.rows.filter(self.labels[self.label])["_row"])
     if answer := tidy(self.answer):
         same = self.records.filter(pl.col("positives").list.contains(answer))
         holds = pl.col("positives").list.eval(pl.element().str.contains(answer, literal=True)).list.any()
@@ -144,7 +151,8 @@ def find(self:Pages,
     **what, # text, label (a key of `labels`, or `LEFT_OUT`), answer; what is not named stays
 ):
     "Filter the rows; go to the next one found when the filter hides where we are."
-    if bad := [o for o in what if o not in ("text", "label", "answer")]: raise KoflanError(unknown("filter", bad[0], ("text", "label", "answer")))
+    filters = ("text", "label", "answer")
+    if bad := [o for o in what if o not in filters]: raise KoflanError(unknown("filter", bad[0], filters))
     label = what.get("label", "")
     if label not in ("", LEFT_OUT, *self.labels): raise KoflanError(unknown("label", label, (*self.labels, LEFT_OUT)))
     vars(self).update(what)
@@ -174,7 +182,8 @@ def jump(self:Pages,
     row:int, # a row number of the source split
 ):
     "Go to a row, whatever the filter says."
-    if row not in self.rows["_row"]: raise KoflanError(f"{self.task.name} has no row {row} in {self.split}; they are {self.rows['_row'].min()} to {self.rows['_row'].max()}")
+    if row not in (rows := self.rows["_row"]):
+        raise KoflanError(f"{self.task.name} has no row {row} in {self.split}; they are {rows.min()} to {rows.max()}")
     self.row = int(row)
 
 # %% ../nbs/11_widgets.ipynb #2996fd36
@@ -190,7 +199,8 @@ def here(self:Pages) -> Here:
     one = self.rows.filter(pl.col("_row") == self.row)
     made = self.records.filter(pl.col("_row") == self.row).drop("_row").to_dicts()
     if one.is_empty() or made: return Here(one.to_dicts()[0] if len(one) else {}, made[0] if made else None, "")
-    alone = asked_as(self.task, self.template).convert(one, self.split, allow_no_input=True, allow_no_negative=True).dropped
+    alone = asked_as(self.task, self.template).convert(one, self.split, allow_no_input=True,
+                                                       allow_no_negative=True).dropped
     return Here(one.to_dicts()[0], None, ", ".join(o for o in alone if o in self.dropped) or "unknown")
 
 # %% ../nbs/11_widgets.ipynb #94261dbb
@@ -210,7 +220,8 @@ def token_use(
     wide = copy(encoder)
     wide.max_length = len(one) + len(two) + max(map(len, answers), default=0) + encoder.frame
     pairs = [(encoder.pair(one, two, o), wide.pair(one, two, o)) for o in answers]
-    return [TokenUse(o, len(p.input_ids), min(len(one), len(w.input_ids) - len(p.input_ids))) for o, (p, w) in zip(texts, pairs)]
+    lost = [min(len(one), len(w.input_ids) - len(p.input_ids)) for p, w in pairs]
+    return [TokenUse(o, len(p.input_ids), cut) for o, (p, _), cut in zip(texts, pairs, lost)]
 
 def cut_off(
     encoder:Encoder, # the one way from text to tokens
@@ -220,7 +231,8 @@ def cut_off(
     "How much of a text is cut with its first tokens; a guess where the tokenizer gives no offsets."
     how = dict(add_special_tokens=False, split_special_tokens=True, verbose=False)
     if not cut: return 0
-    if encoder.tokenizer.is_fast: return encoder.tokenizer(text, return_offsets_mapping=True, **how)["offset_mapping"][cut - 1][1]
+    if encoder.tokenizer.is_fast:
+        return encoder.tokenizer(text, return_offsets_mapping=True, **how)["offset_mapping"][cut - 1][1]
     return len(encoder.tokenizer.decode(encoder.ids([text])[0][:cut]))
 
 # %% ../nbs/11_widgets.ipynb #dc39daf9
@@ -249,10 +261,13 @@ def tokens_html(
     try: used = token_use(encoder, record)
     except KoflanError as e: return note_html(str(e))
     longest, cut = max(o.tokens for o in used), max(o.cut for o in used)
-    head = f'<div style="{QUIET}">토큰: 긴 짝 {longest} / {encoder.max_length}, 답마다 {", ".join(f"{escape(o.answer[:20])} {o.tokens}" for o in used[:6])}{" …" if len(used) > 6 else ""}</div>'
+    each = ", ".join(f"{escape(o.answer[:20])} {o.tokens}" for o in used[:6]) + (" …" if len(used) > 6 else "")
+    head = f'<div style="{QUIET}">토큰: 긴 짝 {longest} / {encoder.max_length}, 답마다 {each}</div>'
     if not cut: return head + f'<div style="{QUIET}">잘리는 것이 없습니다.</div>'
     at, text = cut_off(encoder, record["input"], cut), record["input"]
-    return head + f'<div>입력의 앞 {cut}토큰이 잘립니다: <span style="white-space:pre-wrap"><del style="text-decoration-color:#c8553d;opacity:.75">{escape(text[:at])}</del>{escape(text[at:][:300])}</span></div>'
+    gone = f'<del style="text-decoration-color:#c8553d;opacity:.75">{escape(text[:at])}</del>'
+    kept = f'<span style="white-space:pre-wrap">{gone}{escape(text[at:][:300])}</span>'
+    return f"{head}<div>입력의 앞 {cut}토큰이 잘립니다: {kept}</div>"
 
 # %% ../nbs/11_widgets.ipynb #0100ed91
 @patch
@@ -261,7 +276,9 @@ def html(self:Pages) -> str: # HTML
     raw, record, why = self.here()
     if not raw: return note_html("행이 없습니다.")
     side = block_html(f"원본 {self.split} {self.row}행", row_html(self.task, raw), 2)
-    if not record: return f'<div style="{SIDE}">{block_html("레코드", note_html(f"레코드가 되지 않은 행입니다: {why}"), 3)}{side}</div>'
+    if not record:
+        note = block_html("레코드", note_html(f"레코드가 되지 않은 행입니다: {why}"), 3)
+        return f'<div style="{SIDE}">{note}{side}</div>'
     card = Shown([record], self.task)._repr_html_()
     if not record["negatives"]: card += f'<div style="{QUIET}">틀린 답이 없어 --allow_no_negative에서만 남습니다.</div>'
     if self.encoder: card += tokens_html(self.encoder, record)
@@ -273,17 +290,23 @@ def _button(text, tip): return widgets.Button(description=text, tooltip=tip, lay
 
 def _controls(pages):
     "The fields and buttons of `browse`, by name."
-    asks = [("지은 그대로", -1), *((f"{i}: {t.text[:60]}", i) for i, t in enumerate(pages.task.prompts))]
+    asks = [("생성된 그대로", -1), *((f"{i}: {t.text[:60]}", i) for i, t in enumerate(pages.task.prompts))]
     wide = widgets.Layout(width="30em", max_width="95%")
     out = dict(
-        split=_field(widgets.Dropdown, "split", options=list(pages.task.source.splits), value=pages.split, layout=widgets.Layout(width="12em")),
+        split=_field(widgets.Dropdown, "split", options=list(pages.task.source.splits), value=pages.split,
+                     layout=widgets.Layout(width="12em")),
         back=_button("◀ 이전", "앞의 레코드"), next=_button("다음 ▶", "다음 레코드"), any=_button("무작위", "아무 레코드나"),
         row=_field(widgets.IntText, "행", value=pages.row, continuous_update=False, layout=widgets.Layout(width="11em")),
         text=_field(widgets.Text, "찾기", placeholder="글이나 id", layout=widgets.Layout(width="16em")),
-        label=_field(widgets.Dropdown, "라벨", options=[("모두", ""), *((o, o) for o in (*pages.labels, LEFT_OUT))], layout=widgets.Layout(width="16em")),
-        answer=_field(widgets.Combobox, "답", placeholder="맞는 답", ensure_option=False, layout=widgets.Layout(width="16em")),
-        template=_field(widgets.Dropdown, "지시문", options=asks, value=-1 if pages.template is None else pages.template, layout=wide))
-    if pages.encoder: out["tokens"] = _field(widgets.BoundedIntText, "토큰", min=1, max=100_000, value=pages.encoder.max_length, tooltip="짝 하나의 최대 토큰", layout=widgets.Layout(width="11em"))
+        label=_field(widgets.Dropdown, "라벨", options=[("모두", ""), *((o, o) for o in (*pages.labels, LEFT_OUT))],
+                     layout=widgets.Layout(width="16em")),
+        answer=_field(widgets.Combobox, "답", placeholder="맞는 답", ensure_option=False,
+                      layout=widgets.Layout(width="16em")),
+        template=_field(widgets.Dropdown, "지시문", options=asks, value=-1 if pages.template is None else pages.template,
+                        layout=wide))
+    if pages.encoder: out["tokens"] = _field(widgets.BoundedIntText, "토큰", min=1, max=100_000,
+                                             value=pages.encoder.max_length, tooltip="짝 하나의 최대 토큰",
+                                             layout=widgets.Layout(width="11em"))
     return out
 
 # %% ../nbs/11_widgets.ipynb #9f57e60c
@@ -301,8 +324,10 @@ class Browse(Live):
         if self.box: return self.box
         c = self.controls = _controls(self.pages)
         self.place, self.view = widgets.Label(), widgets.HTML(layout=widgets.Layout(width="100%"))
-        line = lambda *names: widgets.Box([c[o] if o in c else self.place for o in names if o in c or o == "place"], layout=widgets.Layout(flex_flow="row wrap", align_items="center"))
-        self.box = widgets.VBox([line("split", "row", "back", "next", "any", "place"), line("text", "label", "answer"), line("template", "tokens"), self.view])
+        line = lambda *names: widgets.Box([c[o] if o in c else self.place for o in names if o in c or o == "place"],
+                                          layout=widgets.Layout(flex_flow="row wrap", align_items="center"))
+        self.box = widgets.VBox([line("split", "row", "back", "next", "any", "place"), line("text", "label", "answer"),
+                                 line("template", "tokens"), self.view])
         self._connect(c)
         self.refresh()
         return self.box
@@ -312,12 +337,15 @@ class Browse(Live):
 def _connect(self:Browse, c):
     "Every control calls one function of the pages."
     p = self.pages
-    for name, act, args in (("back", p.move, [-1]), ("next", p.move, [1]), ("any", p.wander, [])): c[name].on_click(lambda _, act=act, args=args: self.do(act, *args))
-    on = lambda name, now, act: c[name].observe(lambda change: self.do(act, change["new"]) if change["new"] != now() else None, "value")
+    for name, act, args in (("back", p.move, [-1]), ("next", p.move, [1]), ("any", p.wander, [])):
+        c[name].on_click(lambda _, act=act, args=args: self.do(act, *args))
+    def on(name, now, act):
+        c[name].observe(lambda change: self.do(act, change["new"]) if change["new"] != now() else None, "value")
     on("split", lambda: p.split, p.open)
     on("row", lambda: p.row, p.jump)
     on("template", lambda: -1 if p.template is None else p.template, lambda new: p.ask(None if new < 0 else new))
-    for name in ("text", "label", "answer"): on(name, lambda name=name: getattr(p, name), lambda new, name=name: p.find(**{name: new}))
+    for name in ("text", "label", "answer"):
+        on(name, lambda name=name: getattr(p, name), lambda new, name=name: p.find(**{name: new}))
     if p.encoder: on("tokens", lambda: p.encoder.max_length, lambda new: setattr(p.encoder, "max_length", new))
 
 @patch
@@ -361,12 +389,14 @@ def refresh(self:Browse):
 @patch
 def _repr_html_(self:Browse):
     p, drops = copy(self.pages), ", ".join(f"{k} {v:,}" for k, v in self.pages.dropped.items())
-    head = f"<b>{escape(p.task.name)}</b> {p.split}: 원본 {len(p.rows):,}행 → 레코드 {len(p.records):,}개{f' (버린 행: {drops})' if drops else ''}"
+    dropped = f" (버린 행: {drops})" if drops else ""
+    head = f"<b>{escape(p.task.name)}</b> {p.split}: 원본 {len(p.rows):,}행 → 레코드 {len(p.records):,}개{dropped}"
     shown = []
     for _ in range(min(self.static, max(1, len(p.found)))):
         shown.append(p.html())
         p.move(1)
-    return f'<div>{head}</div>{"".join(shown)}<div style="{QUIET}">JupyterLab에서 실행하면 여기서 넘기고, 찾고, 거르고, 지시문을 바꾸어 볼 수 있습니다.</div>'
+    hint = "JupyterLab에서 실행하면 여기서 넘기고, 찾고, 거르고, 지시문을 바꾸어 볼 수 있습니다."
+    return f'<div>{head}</div>{"".join(shown)}<div style="{QUIET}">{hint}</div>'
 
 def browse(
     task, # a task, or its class
@@ -399,12 +429,18 @@ def bars_html(
 ) -> str: # HTML
     "Ranked answers as bars."
     cell = lambda text, more="": f'<div style="text-align:right;font-variant-numeric:tabular-nums;{more}">{text}</div>'
-    bar = lambda i, o, p: (f'<div class="koflan-answer" style="overflow-wrap:anywhere;{"font-weight:600" if i == 0 else ""}">{escape(o.answer)}</div>'
-                           f'<div style="background:#8883;border-radius:.3em"><div style="width:{100 * p:.1f}%;min-width:2px;height:1em;border-radius:.3em;background:{"#2a9d5c" if i == 0 else "#888"}"></div></div>'
-                           + cell(f"{100 * p:.1f}%") + cell(f"{o.score:+.3f}", "opacity:.7"))
+    def bar(i, o, p):
+        weight, color = ("font-weight:600", "#2a9d5c") if i == 0 else ("", "#888")
+        size = f"width:{100 * p:.1f}%;min-width:2px;height:1em;border-radius:.3em;background:{color}"
+        return (f'<div class="koflan-answer" style="overflow-wrap:anywhere;{weight}">{escape(o.answer)}</div>'
+                f'<div style="background:#8883;border-radius:.3em"><div style="{size}"></div></div>'
+                + cell(f"{100 * p:.1f}%") + cell(f"{o.score:+.3f}", "opacity:.7"))
     bars = "".join(bar(i, o, p) for i, (o, p) in enumerate(zip(ranks, shares(o.score for o in ranks))))
-    time = "" if seconds is None else f'<div class="koflan-time" style="{QUIET};margin-top:.4em">답 {len(ranks)}개에 {1000 * seconds:.0f} ms</div>'
-    return f'<div style="display:grid;grid-template-columns:minmax(4em,auto) minmax(5em,1fr) 4em 4.5em;gap:.3em .8em;align-items:center;max-width:44em">{bars}</div>{time}'
+    time = f"답 {len(ranks)}개에 {1000 * (seconds or 0):.0f} ms"
+    time = "" if seconds is None else f'<div class="koflan-time" style="{QUIET};margin-top:.4em">{time}</div>'
+    grid = ("display:grid;grid-template-columns:minmax(4em,auto) minmax(5em,1fr) 4em 4.5em;gap:.3em .8em;"
+            "align-items:center;max-width:44em")
+    return f'<div style="{grid}">{bars}</div>{time}'
 
 # %% ../nbs/11_widgets.ipynb #6210d63d
 class Playground(Live):
@@ -414,7 +450,9 @@ class Playground(Live):
         instruction:str, # what is asked
         input:str, # what it is asked about
         answers:list, # possible answers
-    ): self.model, self.instruction, self.input, self.answers, self.box = model, instruction, input, "\n".join(answers), None
+    ):
+        self.model, self.instruction, self.input = model, instruction, input
+        self.answers, self.box = "\n".join(answers), None
 
     def __repr__(self): return f"playground({self.instruction!r}, {self.input!r}, {answer_lines(self.answers)})"
 
@@ -433,17 +471,21 @@ class Playground(Live):
 # %% ../nbs/11_widgets.ipynb #7e72a357
 @patch
 def _repr_html_(self:Playground):
-    head = f'<div><b>{escape(self.instruction)}</b></div><div style="white-space:pre-wrap;margin:.3em 0">{escape(self.input)}</div>'
-    return f'{head}{self.html(timed=False)}<div style="{QUIET};margin-top:.4em">JupyterLab에서 실행하면 지시문, 입력, 답을 고쳐 칠 때마다 순위가 바뀝니다.</div>'
+    asked = f'<div style="white-space:pre-wrap;margin:.3em 0">{escape(self.input)}</div>'
+    hint = "JupyterLab에서 실행하면 지시문, 입력, 답을 고쳐 칠 때마다 순위가 바뀝니다."
+    hint = f'<div style="{QUIET};margin-top:.4em">{hint}</div>'
+    return f"<div><b>{escape(self.instruction)}</b></div>{asked}{self.html(timed=False)}{hint}"
 
 @patch
 def widget(self:Playground):
     "The fields and the ranking; made when first asked for."
     if self.box: return self.box
-    self.view, lay = widgets.HTML(layout=widgets.Layout(width="100%")), lambda **kw: widgets.Layout(width="44em", max_width="98%", **kw)
+    self.view = widgets.HTML(layout=widgets.Layout(width="100%"))
+    lay = lambda **kw: widgets.Layout(width="44em", max_width="98%", **kw)
     self.controls = dict(instruction=_field(widgets.Text, "지시문", value=self.instruction, layout=lay()),
                          input=_field(widgets.Textarea, "입력", value=self.input, layout=lay(height="5em")),
-                         answers=_field(widgets.Textarea, "답", value=self.answers, placeholder="한 줄에 하나", layout=lay(height="6em")))
+                         answers=_field(widgets.Textarea, "답", value=self.answers, placeholder="한 줄에 하나",
+                                        layout=lay(height="6em")))
     def typed(change, name):
         setattr(self, name, change["new"])
         self.view.value = loose(self.html())
@@ -461,4 +503,5 @@ def playground(
 ) -> Playground: # displays itself
     "Type a prompt and answers, and see them ranked."
     if isinstance(answers, str): raise KoflanError("answers must be a list, as for rank")
-    return Playground(model if isinstance(model, RewardModel) else RewardModel.from_pretrained(model), instruction, input, answers)
+    model = model if isinstance(model, RewardModel) else RewardModel.from_pretrained(model)
+    return Playground(model, instruction, input, answers)

@@ -10,12 +10,12 @@ import polars as pl
 from conftest import ROOT, command, records
 from IPython.core.inputtransformer2 import TransformerManager
 
-from koflan.new_task import Table, _module, find_place, guess, task_notebook
+from koflan.new_task import Table, as_module, find_place, guess, task_notebook
 from koflan.core.schema import KoflanError
 from koflan.authoring.task import REGISTRY
 
 MARK = "정할 것"
-BOOKS = [("기쁨", "사랑|가족"), ("슬픔", "가족"), ("화남", ""), ("기쁨", "전쟁")]
+BOOKS = [("기쁨", "사랑|가족", "웃기는"), ("슬픔", "가족", "눈물겨운"), ("화남", "", "답답한"), ("기쁨", "전쟁", "유쾌한")]
 
 
 def new_task(cwd, *args, **kw): return command("koflan.new_task", *args, cwd=cwd, PYTHONPATH=str(ROOT), **kw)
@@ -23,7 +23,7 @@ def new_task(cwd, *args, **kw): return command("koflan.new_task", *args, cwd=cwd
 
 def table(folder, n=200):
     "A table of our own making: a text, one of three labels, and several labels in one column."
-    lines = [f"{i},{i}번째로 읽은 책은 {m} 쪽이었다,{m},{t}" for i in range(n) for m, t in [BOOKS[i % len(BOOKS)]]]
+    lines = [f"{i},{i}번째로 읽은 책은 {w} 쪽이었다,{m},{t}" for i in range(n) for m, t, w in [BOOKS[i % len(BOOKS)]]]
     (folder/"books.csv").write_text("번호,글,기분,주제\n" + "\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -59,7 +59,7 @@ def test_two_tasks_from_one_table(tmp_path):
         rows = records(tmp_path/"data"/"train"/f"{name}.jsonl") + records(tmp_path/"data"/"test"/f"{name}.jsonl")
         assert len(rows) == 200
     answers = {r["input"]: set(r["positives"]) for r in rows}
-    assert answers["0번째로 읽은 책은 기쁨 쪽이었다"] == {"사랑", "가족"} and answers["2번째로 읽은 책은 화남 쪽이었다"] == {"해당 없음"}
+    assert answers["0번째로 읽은 책은 웃기는 쪽이었다"] == {"사랑", "가족"} and answers["2번째로 읽은 책은 답답한 쪽이었다"] == {"해당 없음"}
 
 
 def test_package(tmp_path):
@@ -68,7 +68,7 @@ def test_package(tmp_path):
     new_task(tmp_path, "book_mood", "--source", "books.csv", "--label", "기분", "--package")
     folder, target = tmp_path/"koflan_book_mood", tmp_path/"target"
     samples, = (folder/"koflan_book_mood"/"samples").rglob("*.jsonl")
-    samples.write_text(samples.read_text(encoding="utf-8").replace(MARK, "우리 글"), encoding="utf-8")
+    assert len(records(samples)) == 200 and MARK not in samples.read_text(encoding="utf-8") # the author's own rows
     fill(folder/"book_mood.ipynb", "기분")
     assert "all right" in execute(folder/"book_mood.ipynb")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(target), str(folder)]
@@ -119,7 +119,7 @@ def test_mistakes(tmp_path):
             (("books", "--source", "book.csv"), "book.csv: no such file"),
             (("books", "--source", "books.csv", "--label", "기부"), "unknown column '기부'; did you mean '기분'?"),
             (("books", "--source", "books.csv", "--kind", "mutilabel"), "unknown kind 'mutilabel'; did you mean 'multilabel'?"),
-            (("books", "--repo", "me/none"), "not to be had from the Hub")]:
+            (("books", "--repo", "me/none"), "cannot be read from the Hub")]:
         done = new_task(tmp_path, *args, ok=False)
         assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
         assert any(says in o and o.startswith("koflan_new_task: ") for o in done.stderr.splitlines()), (says, done.stderr)
@@ -184,7 +184,7 @@ def test_a_table_is_no_code(tmp_path, monkeypatch):
         _, twin = notebook(kind, plain, "mit")
         code = cells(nb, "code")
         assert [shape(o) for o in code] == [shape(o) for o in cells(twin, "code")], (case, words)
-        assert shape(_module(nb)) == shape(_module(twin)), (case, words)
+        assert shape(as_module(nb)) == shape(as_module(twin)), (case, words)
         assert all(untouched(o) == o + "\n" for o in code), (case, words) # no magic, no shell
         said, meant = "\n".join(cells(nb, "markdown")), "\n".join(cells(twin, "markdown"))
         assert said.count("\n") == meant.count("\n") and not re.search(r"!\[|<\w|\x1b", said), (case, words)
@@ -200,6 +200,6 @@ def execute_quietly(table, code, folder):
     space = {"__name__": "__main__"}
     try:
         for text in code:
-            if not text.startswith(("test_eq(undecided", "check_task(", "export_notebook(")): exec(compile(text, "cell", "exec"), space)
+            if not text.startswith(("left = undecided", "check_task(", "export_notebook(")): exec(compile(text, "cell", "exec"), space)
     except (KoflanError, AssertionError): pass
     finally: REGISTRY.pop("book_mood", None)
