@@ -101,7 +101,7 @@ def _reach(cls, frames):
         lost += [f"has {flag} = {v}" for v in (0, 1) if not (df[flag] == v).any()]
     for ask in cls.prompts.asks:
         if df.filter(*(pl.col(k) == v for k, v in ask.when.items())).is_empty(): lost.append(f"meets {ask.when}")
-    mend = f"add such a row to {sample_file(cls.source.repo, cls.source.config).relative_to(SAMPLES.parent)}"
+    mend = f"add such a row to {'/'.join(sample_file(cls.source.repo, cls.source.config).parts[-4:])}"
     return [Fault(f"no sample row {o}", mend) for o in lost]
 
 # %% ../../nbs/authoring/03_check.ipynb #c5ff5ffe

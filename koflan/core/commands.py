@@ -94,7 +94,7 @@ def options_help(
 ) -> str: # what `--help` prints
     "The options that a dataclass adds to those it inherits, without importing its module."
     first, _, last = (ast.get_docstring(_definition(module, name)) or "").partition("\n")
-    parser = OneLineParser(prog=name, usage="%(prog)s [options]", add_help=False, description=first, epilog=last.strip())
+    parser = _Parser(prog=name, usage="%(prog)s [options]", add_help=False, description=first, epilog=last.strip())
     for o in _definition(module, options).body:
         if not isinstance(o, ast.AnnAssign): continue
         default, text = map(ast.literal_eval, o.value.args)
