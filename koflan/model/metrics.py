@@ -229,13 +229,18 @@ def _intervals(went, got):
     groups = went["input" if went["input"].n_unique() > 1 else "instruction"].to_list()
     labels = [k for k in LABELED if got[k] is not None]
     columns = {k: went[k].to_numpy() for k in ("loss", *METRICS)}
-    slim, drawn = went.select("positives", "negatives", "scores", "threshold"), list(draws(groups))
+    drawn = list(draws(groups))
     out = {k: spread([v[i].mean() for i in drawn]) for k, v in columns.items()}
     if len(set(groups)) == len(groups): out["top1"] = wilson(got["top1"], len(went))
-    if labels:
-        tables = [votes(slim[i]) for i in drawn]
-        out |= {k: spread([LABELED[k](o) for o in tables]) for k in labels}
-    return out
+    if not labels: return out
+    rows, size = votes(went), went["scores"].list.len().to_numpy().astype(np.int64)
+    start = np.cumsum(size) - size
+    tables = []
+    for i in drawn:
+        n = size[i]
+        at = np.repeat(start[i] - np.cumsum(n) + n, n) + np.arange(n.sum())
+        tables.append(rows[at].with_columns(record=np.repeat(np.arange(len(i)), n)))
+    return out | {k: spread([LABELED[k](o) for o in tables]) for k in labels}
 
 # %% ../../nbs/model/04_metrics.ipynb #d22daaba
 def by_task(
