@@ -1,4 +1,4 @@
-"""Accuracy of pair and packed scoring, from scratch: at equal data and at equal wall-clock, several seeds, beside the lexical baseline.
+"""Accuracy of pair and packed scoring, from scratch: at equal data and at equal wall-clock, several seeds, beside the lexical baselines.
 
     KOFLAN_HUB_MIRROR=../shared/hub python benchmarks/accuracy.py [--tasks nsmc,unsmile,kor_hate,kobest_sentineg,...] [--records 20000] [--epochs 1] [--seeds 3]
 
@@ -13,12 +13,13 @@ from tempfile import TemporaryDirectory
 import polars as pl
 from common import CLOCKS, machine
 
-from koflan.model.baseline import baselines
+from koflan.build.manifest import load_records
 from koflan.core.chance import Chance, smallest
 from koflan.generate import generate
+from koflan.model.baseline import BASELINES
+from koflan.model.metrics import by_task, judge
 from koflan.model.scoring import Scorer, learn_tokenizer, tiny_electra
 from koflan.reward_trainer import RewardArguments, RewardData, RewardTrainer
-from koflan.build.manifest import load_records
 
 
 def capped(df, n): return df.filter(pl.int_range(pl.len()).over("task") < n)
@@ -69,13 +70,13 @@ def main():
             took, top = run(way.removesuffix("=t"), seed, train, test, tokenizer, args, found["pair"][-1][0] if way.endswith("=t") else None)
             found.setdefault(way, []).append((took, top))
             print(f"seed {seed} {way:<10}{took:>8.0f} s  macro {top['macro']:.3f}", flush=True)
-    lexical = {}
-    for (name,), o in train.group_by("task", maintain_order=True):
-        if went := baselines(o, test.filter(pl.col("task") == name)): lexical[name] = went["baseline"][:, 2].mean()
-    print(f"\n{'task':<20}" + "".join(f"{o:>18}" for o in found) + f"{'baseline':>12}")
+    lexical = {k: dict(by_task(o).select("task", "top1").iter_rows()) for k in ("tfidf", "tfidf_all")
+               if len(o := judge(test, BASELINES[k](train, test)))}
+    print(f"\n{'task':<20}" + "".join(f"{o:>18}" for o in found) + "".join(f"{o:>12}" for o in lexical))
     for name in found["pair"][0][1]:
         tops = [[top[name] for _, top in runs] for runs in found.values()]
-        print(f"{name:<20}" + "".join(f"{sum(o)/len(o):>10.3f} ± {(max(o) - min(o))/2:.3f}" for o in tops) + (f"{lexical[name]:>12.3f}" if name in lexical else f"{'-':>12}"))
+        ours = "".join(f"{sum(o)/len(o):>10.3f} ± {(max(o) - min(o))/2:.3f}" for o in tops)
+        print(f"{name:<20}{ours}" + "".join(f"{o[name]:>12.3f}" if name in o else f"{'-':>12}" for o in lexical.values()))
 
 
 if __name__ == "__main__": main()

@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['read_lines', 'piece_counts', 'kept_pieces', 'shrink_tokenizer', 'chosen_layers', 'take_layers', 'take_pieces',
-           'quiet', 'load_encoder', 'save_encoder', 'unknown_share', 'shrink', 'koflan_shrink']
+           'load_encoder', 'save_encoder', 'unknown_share', 'shrink', 'koflan_shrink']
 
 # %% ../../nbs/model/07_shrink.ipynb #88e8d0f8
 import copy
 import json
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from ..core.commands import command
 from ..core.schema import KoflanError, user_errors, write_text
+from .checkpoints import quiet
 
 # %% ../../nbs/model/07_shrink.ipynb #1b41aaef
 def read_lines(
@@ -175,17 +175,6 @@ def take_pieces(
     for k, v in model.config.to_dict().items():
         if k.endswith("_token_id") and isinstance(v, int): setattr(model.config, k, ids.get(v))
     return model
-
-# %% ../../nbs/model/07_shrink.ipynb #806999d7
-@contextmanager
-def quiet():
-    "No bars, and no report on weights that a checkpoint lacks."
-    from transformers.utils import logging
-    level = logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try: yield
-    finally: logging.set_verbosity(level)
 
 # %% ../../nbs/model/07_shrink.ipynb #810bd4a8
 def load_encoder(
