@@ -165,6 +165,7 @@ STYLEKQC_REWRITE_PROMPTS = Prompts(
 class StyleKQCRewrite(Task):
     "뜻은 그대로 두고 말투만 바꾼 문장 고르기"
     name, kind, cluster = "stylekqc_rewrite", "choice", "style"
+    version = "1.1"
     source, prompts, drops = STYLEKQC_SOURCE, STYLEKQC_REWRITE_PROMPTS, STYLEKQC_UNCLEAR
     corpus, between, citation = "stylekqc", " / ", STYLEKQC_CITATION
 
@@ -185,6 +186,6 @@ class StyleKQCRewrite(Task):
         turn = lambda texts, n: [texts[n % len(texts)]] if texts else []
         same = [o for k in (1, 2) for o in turn(said[style], nth + k)]
         other = [o for k in (1, 2) for o in turn(groups[names[(at + k) % len(names)]][1 - style], nth)]
-        gold = turn(said[1 - style], nth)
+        gold = turn(said[1 - style], nth + 1)
         wrong = [o for o in dict.fromkeys(same + other) if o != row["sentence"] and o not in said[1 - style]]
         return dict(positives=gold, negatives=wrong, _why=None)
