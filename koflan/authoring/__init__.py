@@ -8,5 +8,6 @@ __all__ = []
 # %% ../../nbs/authoring/07_init.ipynb #7598daee
 from .task import Task
 from .shapes import BorrowTask, ChoiceTask, LabelTask, MultiLabelTask, SpanTask
+from .inverted import InvertedTask
 from .check import check_task
 from .display import card

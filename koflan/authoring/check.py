@@ -67,7 +67,7 @@ def _declaration(cls):
     if not (cls.__doc__ or "").strip(): out.append(Fault("no docstring: one sentence on what it asks"))
     if not cls.source.licence: out.append(Fault("the source has no licence", "HubSource(..., licence=...) as on the dataset card, or 'unknown'"))
     if not cls.citation: out.append(Fault("no citation", "citation = the paper or the address of the dataset"))
-    try: check_fields(cls.prompts, cls.source.fields)
+    try: check_fields(cls.prompts, (*cls.source.fields, *cls.made))
     except KoflanError as e: out.append(Fault(str(e), f"the source has the columns {', '.join(cls.source.fields)}; add what is missing to its columns or derive"))
     return out + [Fault(f"{t.text!r}: {o}") for t in cls.prompts for o in lint(t.text)]
 

@@ -67,6 +67,7 @@ class Task:
     corpus = None # the text collection behind the source, or a tuple of several; tasks that share one are relatives
     citation = "" # paper or dataset card
     artefacts = {} # a rule or mark that gives answers away (see `artefacts`) -> why it stays, for the card
+    made = () # columns that `answers` adds for the templates
     input_optional = False # may a record stand without an input? (only with `allow_no_input`)
     whole = True # are the records of a row decided by the whole split, not by the row (and what other rows lend it)?
     between = ", " # what stands between the answers of `{options}`
