@@ -21,6 +21,7 @@ from .build.shards import Job, named
 from .core.sources import SAMPLES, SPLITS, find_mirror
 from .build.stages import SHARD_ROWS, Stages, plan
 from .build.store import Store
+from .authoring.shots import MOST_SHOTS, SHOT_CHARS
 from .authoring.task import REGISTRY
 from .tasks import find_tasks
 
@@ -71,6 +72,11 @@ def _one_format(store, jobs):
 def _one_of(what, name, known):
     if name not in known: raise KoflanError(unknown(what, name, known))
 
+def _asked(shots, chars, letters):
+    "How records are asked, where that is not as usual."
+    if not 0 <= shots <= MOST_SHOTS: raise KoflanError(f"shots is {shots}; want 0 to {MOST_SHOTS}")
+    return (dict(shots=shots, shot_chars=chars) if shots else {}) | (dict(letters=True) if letters else {})
+
 def _at_least_1(**numbers):
     for k, n in numbers.items():
         if n is not None and n < 1: raise KoflanError(f"{k} is {n}; want 1 or more")
@@ -85,7 +91,7 @@ def _mixing(classes, mixing, rate_max, total, weights):
     return dict(how=mixing, rate_max=rate_max, total=total, weights={k: w for k, w in sorted(held.items()) if w != 1})
 
 # %% ../nbs/00_generate.ipynb #41f14f50
-def _options(classes, split, base, format, max_shard_rows, dedup, mixing):
+def _options(split, base, format, max_shard_rows, dedup, mixing):
     "The options of a recipe; those that are not as usual are named."
     more = dict(format=format if format != "jsonl" else None, max_shard_rows=max_shard_rows, dedup=dedup if dedup != "none" else None, mixing=mixing if split == "train" else None)
     return base | {k: o for k, o in more.items() if o is not None}
@@ -113,20 +119,25 @@ def generate(
     ray_address:str|None=None, # of the Ray engine
     shard_rows:int|None=None, # source rows of one work; by default `SHARD_ROWS` for several workers, twenty times that for one
     progress:bool=True, # show a bar
+    shots:int=0, # worked examples in front of each record at most, up to `MOST_SHOTS`
+    shot_chars:int=SHOT_CHARS, # characters that they may take
+    letters:bool=False, # answer every second list that has letters by them
 ) -> tuple[list, dict, dict]: # entries, each with its `state`, built or kept; (task, split) -> error; (task, split) -> what is not there
     "Build a data folder; what fails is returned, not raised."
-    _at_least_1(max_instance_per_task=cap, num_proc=num_proc, max_shard_rows=max_shard_rows, mixing_rate_max=mixing_rate_max, total=total, shard_rows=shard_rows)
+    _at_least_1(max_instance_per_task=cap, num_proc=num_proc, max_shard_rows=max_shard_rows, mixing_rate_max=mixing_rate_max,
+                total=total, shard_rows=shard_rows, shot_chars=shot_chars)
     for what, name, known in (("format", format, FORMATS), ("dedup", dedup, DEDUP), ("engine", engine, ENGINES)): _one_of(what, name, known)
     classes = find_tasks(tasks) if isinstance(tasks, str) else list(tasks)
     plan(classes, splits)
     mixed, place = _mixing(classes, mixing, mixing_rate_max, total, weights), find_mirror(mirror)
     store = Store(output_dir if "://" in str(output_dir) else Path(output_dir).absolute())
     base = dict(seed=seed, cap=cap, allow_no_input=allow_no_input, allow_no_negative=allow_no_negative)
+    base |= _asked(shots, shot_chars, letters)
     mirror = "samples" if place == SAMPLES else place and str(place.absolute())
     with store.lock() as died:
         _put_right(store, died)
         kept, held = _hold(store, classes, holdout)
-        jobs = [Job(cls, o, store.url, mirror, _options(kept, o, base, format, max_shard_rows, dedup, mixed)) for cls, o in plan(kept, splits)]
+        jobs = [Job(cls, o, store.url, mirror, _options(o, base, format, max_shard_rows, dedup, mixed)) for cls, o in plan(kept, splits)]
         _one_format(store, jobs)
         several = num_proc > 1 or engine != "local"
         stages = Stages(jobs, make_pool(engine, num_proc, ray_address), shard_rows or (SHARD_ROWS if several else 20 * SHARD_ROWS), progress)
@@ -211,11 +222,15 @@ def koflan_generate(
     engine:str="local", # local or ray
     ray_address:str="auto", # head node of the Ray cluster, as host:port
     shard_rows:int=None, # source rows of one piece of work (75,000 for several workers, twenty times that for one); changes no byte
+    shots:int=0, # worked examples of the same split in front of each record, 0 to 4
+    shot_chars:int=1500, # characters that the examples may take
+    letters:bool=False, # answer every second list of A, B, C by its letter
 ):
     "Turn datasets into instruction records."
     with user_errors("koflan_generate"):
         done, failed, missing = generate(tasks, output_dir, splits, max_instance_per_task, seed, num_proc, hub_mirror, allow_no_input, allow_no_negative, format,
-                                         max_shard_rows, mixing, mixing_rate_max, total, weights, dedup, holdout, engine, ray_address, shard_rows)
+                                         max_shard_rows, mixing, mixing_rate_max, total, weights, dedup, holdout, engine, ray_address, shard_rows, True,
+                                         shots, shot_chars, letters)
         print(printable(summary(done), lines=True))
     there = {(e["recipe"]["task"], e["recipe"]["split"]) for e in done}
     lines = [f"{' '.join(k)} is {'partly missing' if k in there else 'not there'}: {why}"

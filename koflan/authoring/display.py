@@ -53,6 +53,9 @@ def asked_how(
     prompts, number = task.prompts, record["template"]
     ask, said = prompts.asks[prompts.ask_of[number]], {*record["positives"], *record["negatives"]}
     by_wording = [{words[w]: label for label, words in ask.answers.items()} for w in range(ask.wordings)] if ask.answers else []
+    if task.made: # a label is what is asked for, not an answer
+        told = f"{record['instruction']}\n{record['input'].splitlines()[0]}"
+        said = {max((o for words in by_wording for o in words if o in told), key=len, default="")}
     w = max(range(len(by_wording)), key=lambda w: len(said & set(by_wording[w])), default=None)
     if w is None or not said & set(by_wording[w]): return Asked(number, prompts.templates[number].text, None, 0, {})
     return Asked(number, prompts.templates[number].text, w, ask.wordings, by_wording[w])
@@ -143,6 +146,7 @@ def count_labels(
 ) -> dict: # label -> records
     "How many records have each label among their right answers."
     prompts = task.prompts
+    if task.made: return {} # labels are what is asked for, not answers
     out = {k: 0 for ask in prompts.asks for k in ask.answers or ()}
     with_labels = [i for i in range(len(prompts)) if prompts.asks[prompts.ask_of[i]].answers]
     joined = records.filter(pl.col("template").is_in(with_labels)).with_columns(*(pl.col(o).list.join("\0").alias(f"_{o}") for o in ("positives", "negatives")))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'SINKS', 'AT_ONCE', 'source_files', 'recipe', 'named', 'digest', 'Job', 'Lines', 'RowGroups', 'Opened',
-           'write_part', 'entries_of', 'open_job', 'build_part', 'join', 'Survey', 'read_survey', 'survey']
+           'write_part', 'entries_of', 'open_job', 'examples', 'build_part', 'join', 'Survey', 'read_survey', 'survey']
 
 # %% ../../nbs/build/04_shards.ipynb #92ad6781
 import io
@@ -23,10 +23,12 @@ import pyarrow.parquet as pq
 import koflan
 from .fingerprint import fingerprint
 from .mixing import duplicates, quotas, rates
+from ..core.chance import Chance
 from ..core.schema import SCHEMA, KoflanError
 from .manifest import file_names, note_name, read_counts, read_note, read_part
 from ..core.sources import Frames, _in_card
 from .store import Store, file_sha
+from ..authoring.shots import SHOT_CHARS, Shots, chosen, shot_rows, with_shots
 from ..authoring.task import in_notebook, tally
 
 # %% ../../nbs/build/04_shards.ipynb #7e71185b
@@ -63,7 +65,8 @@ def _stamp(source, split, where, folder):
 
 def _code(cls, options):
     "The fingerprint of a task, and of what chooses among its records."
-    return fingerprint(cls, *((duplicates, quotas, rates) if options.keys() & {"dedup", "mixing"} else ()))
+    more = (duplicates, quotas, rates) if options.keys() & {"dedup", "mixing"} else ()
+    return fingerprint(cls, *more, *((Shots, chosen, shot_rows, with_shots) if "shots" in options else ()))
 
 # %% ../../nbs/build/04_shards.ipynb #ebc4c418
 @lru_cache(1 << 10)
@@ -114,7 +117,7 @@ class Job(NamedTuple):
     @property
     def task(self): return self.cls(mirror=self.mirror, seed=self.options.get("seed", 0))
     @property
-    def allow(self): return {k: v for k, v in self.options.items() if k.startswith("allow_")}
+    def allow(self): return {k: v for k, v in self.options.items() if k.startswith("allow_") or k == "letters"}
     @property
     def recipe(self): return recipe(self.cls, self.split, self.mirror, **self.options)
 
@@ -181,6 +184,7 @@ def write_part(
     start:int, # first row
     stop:int, # row after the last
     only:np.ndarray|None=None, # numbers of the rows wanted; None for all
+    shots:Shots|None=None, # worked examples to put in front
 ) -> dict: # rows, kept, dropped, sha256
     "Build a range of rows and write the records to a file."
     rows, kept, dropped = 0, 0, []
@@ -189,7 +193,7 @@ def write_part(
         for o in _stream(job, opened, start, stop, only=only):
             rows, kept = rows + o.rows, kept + len(o.numbers)
             dropped.append(o.dropped)
-            sink.add(o.records)
+            sink.add(with_shots(shots, o.records) if shots else o.records)
         sink.close()
     return dict(rows=rows, kept=kept, dropped=tally(dropped), sha256=f.sha.hexdigest())
 
@@ -224,6 +228,18 @@ def open_job(
     frames = job.task.source.open(job.split, job.mirror)
     return Opened(made, frames.rows, frames=frames)
 
+# %% ../../nbs/build/04_shards.ipynb #fdb39d62
+def examples(
+    job:Job, # a split
+    opened:Opened, # of `open_job`
+    start:int, # first row
+    stop:int, # row after the last
+) -> pl.DataFrame: # records
+    "The records of a range of rows that may be worked examples for any record of the split."
+    rows = shot_rows(opened.rows, Chance(job.options["seed"], job.cls.name, job.split))
+    mine = rows[np.searchsorted(rows, start):np.searchsorted(rows, stop)]
+    return pl.concat(o.records for o in _stream(job, opened, start, stop, only=mine))
+
 # %% ../../nbs/build/04_shards.ipynb #402b5f7c
 def _part(job, start, stop): return f".koflan/parts/{job.name}/{start:010}-{stop:010}.{job.format}"
 
@@ -238,13 +254,17 @@ def build_part(
     start:int, # first row
     stop:int, # row after the last
     only:np.ndarray|None=None, # numbers of the rows wanted; None for all
+    pool:pl.DataFrame|None=None, # of `examples`
 ) -> dict: # name, rows, kept, dropped, sha256
     "Build a range of rows as a part, unless it is there already; a range of all rows straight as the file."
-    if _is_file(job, opened, start, stop): return dict(name=job.files()[0]) | write_part(job, opened, job.files()[0], start, stop, only)
+    held = job.options
+    shots = None if pool is None else Shots(job.task, job.split, pool, held["shots"], held.get("shot_chars", SHOT_CHARS))
+    if _is_file(job, opened, start, stop):
+        return dict(name=job.files()[0]) | write_part(job, opened, job.files()[0], start, stop, only, shots)
     store, name = Store(job.out), _part(job, start, stop)
     key = digest([opened.made, start, stop, only if only is None else sha256(np.ascontiguousarray(only, np.int64)).hexdigest()])
     if not (part := read_part(store, name, key)):
-        part = write_part(job, opened, name, start, stop, only)
+        part = write_part(job, opened, name, start, stop, only, shots)
         store.write(dict(key=key) | part, f"{name}.json")
     return dict(name=name) | part
 

@@ -15,7 +15,7 @@ from ..core.chance import Chance, smallest
 from .engines import Work, run
 from .mixing import duplicates, quotas, rates
 from ..core.schema import KoflanError, unknown
-from .shards import build_part, digest, entries_of, join, open_job, read_survey, survey
+from .shards import build_part, digest, entries_of, examples, join, open_job, read_survey, survey
 from ..core.sources import SPLITS
 from ..authoring.task import tally
 
@@ -185,17 +185,27 @@ def choose_rows(self:Stages) -> dict: # name of a job -> (numbers of the rows to
     except KoflanError as e: self.failed.update(dict.fromkeys(found, str(e)))
     return {k: (kept.numbers[k], kept.counts(k)) for k in found if k not in self.failed}
 
+# %% ../../nbs/build/06_stages.ipynb #ec8c6de6
+@patch
+def pools(self:Stages,
+    names:list, # of jobs
+) -> dict: # name of a job -> records
+    "The records that may be worked examples."
+    got = self.map("examples", examples, [(k, (self.opened[k], *o)) for k in names for o in self.ranges(k)])
+    return {k: pl.concat(o) for k, o in got.items()}
+
 # %% ../../nbs/build/06_stages.ipynb #be299460
 @patch
 def write_parts(self:Stages,
     chosen:dict, # of `choose_rows`
 ) -> dict: # name of a job -> its parts
     "Write the records of every range of rows."
-    works, left = [], [k for k in self.opened if k not in self.failed and k not in self.missing]
+    left = [k for k in self.opened if k not in self.failed and k not in self.missing]
+    pools, works = self.pools([k for k in left if "shots" in self.jobs[k].options]), []
     for k in left:
         only = chosen[k][0] if k in chosen else None
         mine = lambda start, stop: None if only is None else only[np.searchsorted(only, start):np.searchsorted(only, stop)]
-        works += [(k, (self.opened[k], *o, mine(*o))) for o in self.ranges(k)]
+        if k not in self.failed: works += [(k, (self.opened[k], *o, mine(*o), pools.get(k))) for o in self.ranges(k)]
     return self.map("write", build_part, works)
 
 # %% ../../nbs/build/06_stages.ipynb #15ff364c

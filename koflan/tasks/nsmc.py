@@ -68,5 +68,5 @@ class NSMCInverted(InvertedTask):
         Ask("이런 리뷰로는 어떤 것이 있을까요?",
             "게시판에서 찾는 글입니다. 조건에 맞는 글을 보여 주세요.",
             "조건에 맞는 관람평을 하나 들어 보십시오.",
-            answers=dict(negative=["부정적인", "영화에 실망한"], positive=["긍정적인", "영화에 만족한"]), input="찾는 글: {asked} 영화 리뷰"),
+            answers=dict(negative=["부정적인", "아쉬웠다는"], positive=["긍정적인", "만족스러웠다는"]), input="찾는 글: {asked} 영화 리뷰"),
         input="{options}")
