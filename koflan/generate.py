@@ -22,6 +22,7 @@ from .core.mirror import SAMPLES, find_mirror
 from .core.sources import SPLITS
 from .build.stages import PART_ROWS, Stages
 from .build.store import Store
+from .authoring.shots import MOST_SHOTS, SHOT_CHARS
 from .authoring.task import REGISTRY
 from .tasks import find_tasks
 
@@ -80,6 +81,11 @@ def _one_format(store, jobs):
 # %% ../nbs/00_generate.ipynb #9de8ff0a
 def _one_of(what, name, known):
     if name not in known: raise KoflanError(unknown(what, name, known))
+
+def _asked(shots, chars, letters):
+    "How records are asked, where that is not as usual."
+    if not 0 <= shots <= MOST_SHOTS: raise KoflanError(f"shots is {shots}; want 0 to {MOST_SHOTS}")
+    return (dict(shots=shots, shot_chars=chars) if shots else {}) | (dict(letters=True) if letters else {})
 
 def _at_least_1(**numbers):
     for k, n in numbers.items():
@@ -170,16 +176,20 @@ def generate(
     ray_address:str|None=None, # of the Ray engine
     shard_rows:int|None=None, # source rows of one part; by default `PART_ROWS`, 20 times that for one worker
     progress:bool=True, # show a bar
+    shots:int=0, # worked examples in front of each record at most, up to `MOST_SHOTS`
+    shot_chars:int=SHOT_CHARS, # characters that they may take
+    letters:bool=False, # answer every second list that has letters by them
 ) -> tuple[list, dict, dict]: # entries with their `state`; (task, split) -> error; (task, split) -> what is not there
     "Build a data folder; what fails is returned, not raised."
     _at_least_1(max_instance_per_task=cap, num_proc=num_proc, max_shard_rows=max_shard_rows,
-                mixing_rate_max=mixing_rate_max, total=total, shard_rows=shard_rows)
+                mixing_rate_max=mixing_rate_max, total=total, shard_rows=shard_rows, shot_chars=shot_chars)
     for o in (("format", format, FORMATS), ("dedup", dedup, DEDUP), ("engine", engine, ENGINES)): _one_of(*o)
     classes = find_tasks(tasks) if isinstance(tasks, str) else list(tasks)
     plan(classes, splits)
     mixed = _mixing(classes, mixing, mixing_rate_max, total, weights)
     store = Store(output_dir if "://" in str(output_dir) else Path(output_dir).absolute())
     base = dict(seed=seed, cap=cap, allow_no_input=allow_no_input, allow_no_negative=allow_no_negative)
+    base |= _asked(shots, shot_chars, letters)
     place, workers = _place(mirror), (engine, num_proc, ray_address)
     with store.lock() as died:
         _put_right(store, died)
@@ -249,12 +259,16 @@ def koflan_generate(
     engine:str="local", # local or ray
     ray_address:str="auto", # head node of the Ray cluster, as host:port
     shard_rows:int=None, # source rows of one part (75,000 for several workers, 20 times that for one); changes no byte
+    shots:int=0, # worked examples of the same split in front of each record, 0 to 4
+    shot_chars:int=1500, # characters that the examples may take
+    letters:bool=False, # answer every second list of A, B, C by its letter
 ):
     "Turn datasets into instruction records."
     with user_errors("koflan_generate"):
         done, failed, missing = generate(
             tasks, output_dir, splits, max_instance_per_task, seed, num_proc, hub_mirror, allow_no_input, allow_no_negative,
-            format, max_shard_rows, mixing, mixing_rate_max, total, weights, dedup, holdout, engine, ray_address, shard_rows)
+            format, max_shard_rows, mixing, mixing_rate_max, total, weights, dedup, holdout, engine, ray_address, shard_rows,
+            True, shots, shot_chars, letters)
         print(printable(summary(done), lines=True))
     _tell(done, failed, missing, Store(output_dir))
     absent = {name for name, _ in missing} & {o.strip() for o in tasks.split(",")} # asked for by name

@@ -135,3 +135,60 @@ def test_instructions_are_used_evenly(mirror):
             if n < 20 * k: continue
             dropped_by_template = any(t.fields for t in cls.prompts) # a filled instruction may be dropped for a brace in the text
             assert len(counts) == k and (((counts - n/k)**2 / (n/k)).sum() < k + 8*(2*k)**.5 or dropped_by_template), (cls.name, split, counts)
+
+
+def test_inverted_answers_have_the_label_that_is_asked_for(mirror):
+    "Of the rows, read again: the right text has the label, the wrong ones have others, and no two of a pair are the same text."
+    from koflan.authoring.inverted import InvertedTask
+    from koflan.core.korean import normal_form
+    from koflan.tasks import find_tasks
+    seen = 0
+    for cls in find_tasks("*"):
+        if not issubclass(cls, InvertedTask) or not (mirror/cls.source.repo).is_dir(): continue
+        split = next(o for o in reversed(cls.source.splits) if o != "validation")
+        try: rows = cls.source.read(split, str(mirror))
+        except Exception: continue # a split that the mirror does not hold
+        labels = {}
+        for text, label in rows.select(cls.text, cls.of.label).drop_nulls().rows(): labels.setdefault(normal_form(text), set()).add(label)
+        source, names = dict(zip(rows["_row"], rows[cls.of.label])), cls.source.names_of(cls.of.label)
+        for r in cls(mirror=str(mirror)).build(split, cap=2000).records.to_dicts():
+            gold = source[int(r["id"].rsplit("-", 1)[1])]
+            assert labels[normal_form(r["positives"][0])] == {gold}
+            bad = {gold} | {names.index(o) for o in cls.also.get(names[gold], ())}
+            assert not any(labels[normal_form(o)] & bad for o in r["negatives"]), r
+            words = cls.prompts.asks[cls.prompts.ask_of[r["template"]]].answers[names[gold]]
+            assert any(o in r["instruction"] + r["input"] for o in words), r
+        seen += 1
+    assert seen >= 12
+
+
+@pytest.fixture(scope="module")
+def few_shot(mirror, tmp_path_factory):
+    "All tasks of the mirror with --shots 3, by one process and by two, and without."
+    out, names = tmp_path_factory.mktemp("shots"), ",".join(held(mirror))
+    for name, *more in (("none",), ("one", "--shots", 3), ("two", "--shots", 3, "--num_proc", 2, "--shard_rows", 3000)):
+        command("koflan.generate", "--tasks", names, "--max_instance_per_task", 200, "--output_dir", out/name, *more, ok=False, KOFLAN_HUB_MIRROR=str(mirror))
+    return out
+
+
+def test_shots_are_the_same_for_one_process_and_two(few_shot): assert files(few_shot/"one") == files(few_shot/"two")
+
+
+def test_no_record_is_among_its_shots(few_shot):
+    "Neither its text nor an answer that is a text of its own stands in what was put before it; and most records have examples."
+    from koflan.tasks import find_tasks
+    bare, with_examples, seen = lambda o: re.sub(r"[\W_]+", "", o.lower()), 0, 0
+    prompts = {cls.name: cls.prompts for cls in find_tasks("*")}
+    for path in sorted((few_shot/"one").glob("*/*.jsonl")):
+        asks = prompts[path.stem].asks
+        declared = {o for ask in asks for words in (ask.answers or {}).values() for o in words}
+        plain, lines = records(few_shot/"none"/path.parent.name/path.name), Counter()
+        for r in plain: lines.update({bare(o) for o in r["input"].split("\n")})
+        for a, b in zip(plain, records(path), strict=True):
+            assert b["input"].endswith(a["input"]) and {k: v for k, v in a.items() if k != "input"} == {k: v for k, v in b.items() if k != "input"}
+            put = b["input"].removesuffix(a["input"])
+            assert len(put) < 1520 and put.count("\n답: ") <= 3
+            own = [o for o in (*a["input"].split("\n"), *(x for x in a["positives"] + a["negatives"] if x not in declared)) if len(bare(o)) >= 15]
+            assert not any(bare(o) in bare(put) for o in own if lines[bare(o)] <= 2), b
+            with_examples, seen = with_examples + bool(put), seen + 1
+    assert seen > 10_000 and with_examples > .8 * seen, (with_examples, seen)

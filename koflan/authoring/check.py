@@ -77,7 +77,7 @@ def _declaration(cls):
 
 def _fields(cls):
     there = ", ".join(cls.source.fields)
-    try: check_fields(cls.prompts, cls.source.fields)
+    try: check_fields(cls.prompts, (*cls.source.fields, *cls.made))
     except KoflanError as e:
         return [Fault(str(e), f"the source has the columns {there}; add what is missing to its columns or derive")]
     return []

@@ -56,6 +56,9 @@ def asked_how(
     prompts, number = task.prompts, record["template"]
     ask, said = prompts.asks[prompts.ask_of[number]], {*record["positives"], *record["negatives"]}
     labels = [{words[w]: k for k, words in (ask.answers or {}).items()} for w in range(ask.wordings)]
+    if task.made: # a label is what is asked for, not an answer
+        told = f"{record['instruction']}\n{record['input'].splitlines()[0]}"
+        said = {max((o for words in labels for o in words if o in told), key=len, default="")}
     w = max(range(ask.wordings), key=lambda w: len(said & set(labels[w])))
     known = (w, ask.wordings, labels[w]) if said & set(labels[w]) else (None, 0, {})
     return Asked(number, prompts.templates[number].text, *known)
@@ -154,6 +157,7 @@ def count_labels(
 ) -> dict: # label -> records
     "How many records have each label among their right answers."
     prompts = task.prompts
+    if task.made: return {} # labels are what is asked for, not answers
     out = {k: 0 for ask in prompts.asks for k in ask.answers or ()}
     with_labels = [i for i in range(len(prompts)) if prompts.asks[prompts.ask_of[i]].answers]
     alike = records.filter(pl.col("template").is_in(with_labels)).group_by("template", "positives", "negatives").len()

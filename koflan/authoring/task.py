@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 from fastcore.basics import patch
 
-from ..core.answers import Answers, columns, first_broken, listed, options, rules, take
+from ..core.answers import MOST_MARKED, SHAPES, Answers, columns, first_broken, lettered, listed, listing, options, rules, take
 from ..core.chance import Chance, smallest
 from ..core.korean import normal_form_expr
 from ..core.prompts import Ask, Prompts, columns_of, fill
@@ -69,6 +69,7 @@ class Task:
     corpus = None # the text collection behind the source, or a tuple of several; tasks that share one are relatives
     citation = "" # paper or dataset card
     artefacts = {} # a rule or mark that gives answers away (see `artefacts`) -> why it stays, for the card
+    made = () # columns that `answers` adds for the templates
     input_optional = False # may a record stand without an input? (only with `allow_no_input`)
     whole = True # are the records of a row decided by the whole split, not by the row (and what other rows lend it)?
     between = ", " # what stands between the answers of `{options}`
@@ -188,17 +189,34 @@ def _blank(inputs, ask, cols):
     empty = [[(cols[f] == "").to_numpy() for f in t.fields if f != "options"] for t in inputs]
     return np.choose(ask, [np.logical_and.reduce(o) if o else none for o in empty]) if any(empty) else none
 
+# %% ../../nbs/authoring/00_task.ipynb #281c2753
+@patch
+def shapes(self:Task,
+    df:pl.DataFrame, # rows with `_template` and `_ask`
+    chance:Chance, # the split's counted chance
+) -> np.ndarray: # int, a number in `SHAPES`; -1 where the answers are not written out
+    "How the answers of each row are written out."
+    uses, ends = lambda o: "options" in o.fields, lambda o: "options" not in o.fields or o.text.endswith("{options}")
+    at = [(self.prompts, df["_template"].to_numpy()), (self.inputs(), df["_ask"].to_numpy())]
+    used = np.any([np.array([uses(o) for o in of])[which] for of, which in at], axis=0)
+    free = np.all([np.array([ends(o) for o in of])[which] for of, which in at], axis=0)
+    return np.where(used, chance.pick(df["_row"].to_numpy(), "shape", np.where(free, len(SHAPES), 2)), -1)
+
 # %% ../../nbs/authoring/00_task.ipynb #b76b0682
 @patch
-def _filled(self:Task, a, chance):
-    "`instruction` and `input` of rows with answers."
+def _filled(self:Task, a, chance, shape):
+    "`instruction` and `input` of rows with answers, which are written out in a shape where it is not -1."
     df, inputs, templates = a.rows, self.inputs(), [*self.prompts, *self.inputs()]
     if any("options" in t.fields for t in templates):
-        df = df.with_columns(options=pl.Series(options(a, chance.bits(df["_row"].to_numpy(), "options"), self.between)))
+        order = listing(a, chance.bits(df["_row"].to_numpy(), "options"))
+        df = df.with_columns(options=pl.Series(options(a, order, np.maximum(shape, 0), self.between)))
     ask, cols = df["_ask"].to_numpy(), columns_of(df, templates)
     said = {"instruction": fill(self.prompts, df["_template"].to_numpy(), cols), "input": fill(inputs, ask, cols)}
     blank = pl.Series(_blank(inputs, ask, cols))
-    return pl.DataFrame(said).with_columns(input=pl.when(blank).then(pl.lit("")).otherwise("input"))
+    said = pl.DataFrame(said).with_columns(input=pl.when(blank).then(pl.lit("")).otherwise("input"))
+    if (shape < 2).all(): return said
+    own_lines = pl.all().str.replace(r"\s*\n(- |A\. )", "\n$1").str.strip_prefix("\n") # no space, no empty line before a list
+    return said.with_columns(pl.when(pl.Series(shape >= 2)).then(own_lines).otherwise(pl.all()))
 
 # %% ../../nbs/authoring/00_task.ipynb #cb418f0f
 @patch
@@ -227,6 +245,15 @@ def _answered(self:Task, rows, chance, only, lent):
     if only is None: return a, dropped
     return take(a, np.isin(a.rows["_row"].to_numpy(), only)), dropped # answers may come from other rows
 
+# %% ../../nbs/authoring/00_task.ipynb #e4e7004c
+@patch
+def _by_letter(self:Task, a, chance, shape):
+    "The answers, by their letters in every second row that lists them so."
+    rows = a.rows["_row"].to_numpy()
+    few = a.right + a.wrong <= MOST_MARKED
+    where = few & (shape == SHAPES.index("letters")) & (chance.pick(rows, "letter", 2) == 1)
+    return lettered(a, listing(a, chance.bits(rows, "options")), where)
+
 # %% ../../nbs/authoring/00_task.ipynb #a5f4adb5
 @patch
 def convert(self:Task,
@@ -237,15 +264,19 @@ def convert(self:Task,
     only:np.ndarray|None=None, # numbers of the rows wanted, in order; None for all
     keys:bool=False, # tell which records ask of the same texts
     lent=None, # what `lend` gave
+    letters:bool=False, # is every second list that has letters answered by them?
 ) -> Built: # the records, and what was left out
     "Turn source rows into records."
     chance = Chance(self.seed, self.name, split)
     a, dropped = self._answered(rows, chance, only, lent)
-    said = self._filled(a, chance)
+    shape = self.shapes(a.rows, chance)
+    said = self._filled(a, chance, shape)
     why = first_broken(rules(a, said, self.kind, allow_no_input and self.input_optional, allow_no_negative))
     if a.why is not None: why = a.why.zip_with(a.why.is_not_null(), why)
     keep = why.is_null()
-    a, said = take(a, keep.to_numpy()), said.filter(keep)
+    a, shape = take(a, keep.to_numpy()), shape[keep.to_numpy()]
+    if letters: a = self._by_letter(a, chance, shape)
+    said = said.filter(keep)
     numbers = a.rows["_row"].to_numpy().astype(np.int64)
     dropped = tally([dropped, Counter(why.drop_nulls().to_list())])
     return Built(len(rows), dropped, numbers, self._records(a, said, split), self.content(a.rows) if keys else None)
@@ -321,7 +352,7 @@ def stream(self:Task,
     stop:int|None=None, # row after the last
     chunk:int|None=None, # rows at once; by default about `sources.CHUNK` bytes
     frames=None, # the opened split, where it is open already
-    **options, # allow_no_input, allow_no_negative, only, keys
+    **options, # allow_no_input, allow_no_negative, only, keys, letters
 ) -> Iterator[Built]: # in row order
     "Read a split and turn it into records, piece by piece."
     frames = frames or self.source.open(split, self.mirror)

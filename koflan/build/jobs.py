@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pyarrow.parquet as pq
 
 import koflan
+from ..authoring.shots import Shots, chosen, shot_rows, with_shots
 from ..authoring.task import in_notebook
 from .fingerprint import fingerprint
 from .manifest import file_names, read_note
@@ -84,7 +85,9 @@ def recipe(
     **options, # seed, cap, allow_no_input, allow_no_negative, and whatever else was chosen
 ) -> dict: # what decides the bytes of the files
     "Everything that the records of a split depend on."
-    code = fingerprint(cls, *((duplicates, quotas, rates) if options.keys() & {"dedup", "mixing"} else ()))
+    more = (duplicates, quotas, rates) if options.keys() & {"dedup", "mixing"} else ()
+    if "shots" in options: more += (Shots, chosen, shot_rows, with_shots)
+    code = fingerprint(cls, *more)
     out = dict(task=cls.name, task_version=cls.version, split=split, source=_source_of(cls.source, split, mirror),
                options=options, koflan=koflan.__version__, code=code)
     if options.get("format") == "parquet": out["pyarrow"] = pq.core.pa.__version__
@@ -108,7 +111,7 @@ class Job(NamedTuple):
     @property
     def task(self): return self.cls(mirror=self.mirror, seed=self.options.get("seed", 0))
     @property
-    def allow(self): return {k: v for k, v in self.options.items() if k.startswith("allow_")}
+    def allow(self): return {k: v for k, v in self.options.items() if k.startswith("allow_") or k == "letters"}
 
     def files(self,
         n:int|None=None, # shards; None for a single file

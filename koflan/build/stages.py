@@ -7,13 +7,14 @@ __all__ = ['PART_ROWS', 'Stages']
 
 # %% ../../nbs/build/08_stages.ipynb #5025b926
 import numpy as np
+import polars as pl
 from fastcore.basics import patch
 from tqdm import tqdm
 
 from .choose import Chosen, read_survey, survey
 from .engines import Work, run
 from .jobs import digest, entries_of, open_job
-from .parts import build_part, join
+from .parts import build_part, examples, join
 from ..core.schema import KoflanError
 
 # %% ../../nbs/build/08_stages.ipynb #054307cd
@@ -99,19 +100,30 @@ def choose_rows(self:Stages) -> dict: # name of a job -> (numbers of the rows to
     except KoflanError as e: self.failed.update(dict.fromkeys(found, str(e)))
     return {k: (kept.numbers[k], kept.counts(k)) for k in found if k not in self.failed}
 
+# %% ../../nbs/build/08_stages.ipynb #ec8c6de6
+@patch
+def pools(self:Stages) -> dict: # name of a job -> records
+    "The records that may be worked examples, where there are to be any."
+    works = [(k, (self.opened[k], *o)) for k in self.left() if "shots" in self.jobs[k].options for o in self.ranges(k)]
+    return {k: pl.concat(o) for k, o in self.map("examples", examples, works).items()}
+
+@patch
+def left(self:Stages) -> list: # names of jobs
+    "The splits that are to be written."
+    return [k for k in self.opened if k not in self.failed and k not in self.missing]
+
 # %% ../../nbs/build/08_stages.ipynb #be299460
 @patch
 def write_parts(self:Stages,
     chosen:dict, # of `choose_rows`
 ) -> dict: # name of a job -> its parts
     "Write the records of every range of rows."
-    works = []
-    for k in self.opened:
-        if k in self.failed or k in self.missing: continue
+    pools, works = self.pools(), []
+    for k in self.left():
         only = chosen[k][0] if k in chosen else None
         for start, stop in self.ranges(k):
             mine = None if only is None else only[np.searchsorted(only, start):np.searchsorted(only, stop)]
-            works.append((k, (self.opened[k], start, stop, mine)))
+            works.append((k, (self.opened[k], start, stop, mine, pools.get(k))))
     return self.map("write", build_part, works)
 
 # %% ../../nbs/build/08_stages.ipynb #15ff364c

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['CHATBOT_SOURCE', 'CHATBOT_DROPS', 'CHATBOT_CITATION', 'CHATBOT_PROMPTS', 'CHATBOT_MOOD_PROMPTS', 'Chatbot',
-           'ChatbotMood']
+           'ChatbotMood', 'ChatbotMoodInverted']
 
 # %% ../../nbs/tasks/chatbot.ipynb #174a0116
 import polars as pl
 
 from ..core.prompts import Ask, Prompts
+from ..authoring.inverted import InvertedTask
 from ..authoring.shapes import BorrowTask, LabelTask
 from ..core.sources import HubSource
 
@@ -84,3 +85,26 @@ class ChatbotMood(LabelTask):
     drops = CHATBOT_DROPS | {"two_labels": pl.col("label").n_unique().over("Q") > 1}
     whole = True # two_labels looks at other rows
     corpus, citation = Chatbot.corpus, CHATBOT_CITATION
+
+# %% ../../nbs/tasks/chatbot.ipynb #31fc4cb3
+class ChatbotMoodInverted(InvertedTask):
+    "여러 말 가운데 일상, 이별, 사랑 중 하나에 관한 것 고르기"
+    name, of, text = "chatbot_mood_inverted", ChatbotMood, "Q"
+    also = dict(love=("parting",))
+    prompts = Prompts(
+        Ask("다음 중 {asked}에 관한 말은 어느 것인가요?",
+            "챗봇이 들은 말들입니다. {asked}에 관한 것을 고르세요.",
+            "아래에서 {asked}에 관해 한 말을 찾으시오.",
+            "{asked} 이야기를 꺼낸 말은 무엇입니까?",
+            "이 중에 {asked} 이야기가 뭔지 골라 줘.",
+            "여러 사람이 건넨 말이다. {asked}에 관한 말을 하나 골라라.",
+            answers=dict(daily=["일상", "일상생활"], parting=["이별", "헤어짐"], love=["사랑", "사랑과 연애"])),
+        Ask("{asked} 사람의 말은 어느 것일까요?",
+            "상담 게시판에서 {asked} 사람을 찾고 있습니다. 누구의 말인지 고르십시오.",
+            "이 중에 {asked} 사람이 한 말이 뭘까?",
+            answers=dict(daily=["하루하루 사는 이야기를 하는"], parting=["이별을 겪은"], love=["사랑이나 연애 이야기를 하는"])),
+        Ask("이 주제에 맞는 말을 하나 들어 주세요.",
+            "이 게시판에 올라올 만한 말을 고르시오.",
+            "여기에 어울리는 말이 뭐야?",
+            answers=dict(daily=["일상", "일상 이야기"], parting=["이별", "이별 이야기"], love=["사랑", "사랑 이야기"]), input="주제: {asked}"),
+        input="{options}")

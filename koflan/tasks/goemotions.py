@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['GOEMOTIONS_SOURCE', 'GOEMOTIONS_CITATION', 'GOEMOTIONS_PROMPTS', 'GOEMOTIONS_SIDE_PROMPTS', 'GoEmotions',
-           'GoEmotionsSide']
+           'GoEmotionsSide', 'GoEmotionsInverted']
 
 # %% ../../nbs/tasks/goemotions.ipynb #e7699b90
 import polars as pl
 
 from ..core.prompts import Ask, Prompts
+from ..authoring.inverted import InvertedTask
 from ..authoring.shapes import LabelTask
 from ..core.sources import HubSource
 
@@ -120,3 +121,27 @@ class GoEmotionsSide(LabelTask):
     source, prompts = GOEMOTIONS_SOURCE, GOEMOTIONS_SIDE_PROMPTS
     drops = _FEW | {"neither_side": pl.col("side").is_null()}
     corpus, citation = "goemotions", GOEMOTIONS_CITATION
+
+# %% ../../nbs/tasks/goemotions.ipynb #c3c3f7cd
+class GoEmotionsInverted(InvertedTask):
+    "여러 글 가운데 한 감정이 담긴 것 고르기"
+    name, of, text = "goemotions_inverted", GoEmotions, "text"
+    also = dict(anger=("disgust",), disgust=("anger",))
+    _marks = dict(anger=["분노나 못마땅함이 드러난", "화를 내거나 언짢아하는"], disgust=["혐오감이 드러난", "역겨워하는"],
+                  fear=["두려움이나 초조함이 드러난", "무서워하거나 마음을 졸이는"], joy=["기쁨이나 호감이 드러난", "즐거워하거나 고마워하거나 북돋우는"],
+                  sadness=["슬픔이나 실망이 드러난", "슬퍼하거나 미안해하는"], surprise=["놀람이나 궁금함이 드러난", "놀라거나 어리둥절해하는"],
+                  neutral=["뚜렷한 감정이 없는", "담담하게 쓴"])
+    prompts = Prompts(
+        Ask("다음 중 {asked} 글은 어느 것인가요?",
+            "여러 댓글 가운데 {asked} 것을 고르세요.",
+            "글쓴이의 감정을 살펴 {asked} 글을 찾으시오.",
+            "번역한 댓글들이다. {asked} 댓글을 골라라.",
+            "이 중에서 {asked} 글 하나만 골라 줘.",
+            "{asked} 글은 무엇입니까?",
+            "감정으로 볼 때 {asked} 글을 하나 짚어 보세요.", answers=_marks),
+        Ask("이런 마음이 담긴 글을 찾아 주세요.",
+            "여기에 맞는 댓글을 고르십시오.",
+            "설명에 맞는 글이 뭐야?",
+            "어떤 글이 이 설명에 맞을까요?",
+            "조건에 맞는 글을 하나 제시하라.", answers=_marks, input="찾는 글: {asked} 글"),
+        input="{options}")

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['KODOLI_SOURCE', 'KODOLI_DROPS', 'KODOLI_CITATION', 'KODOLI_OFFENSE_PROMPTS', 'KODOLI_ABUSE_PROMPTS',
-           'KODOLI_SENTIMENT_PROMPTS', 'KodoliOffense', 'KodoliAbuse', 'KodoliSentiment']
+           'KODOLI_SENTIMENT_PROMPTS', 'KodoliOffense', 'KodoliAbuse', 'KodoliSentiment', 'KodoliSentimentInverted']
 
 # %% ../../nbs/tasks/kodoli.ipynb #fc4c846b
 import polars as pl
 
 from ..core.prompts import Ask, Prompts
+from ..authoring.inverted import InvertedTask
 from ..authoring.shapes import LabelTask
 from ..core.sources import HubSource
 
@@ -127,3 +128,25 @@ class KodoliSentiment(LabelTask):
     name, kind, cluster, label = "kodoli_sentiment", "multiclass", "sentiment", "sentiment"
     source, prompts, drops = KODOLI_SOURCE, KODOLI_SENTIMENT_PROMPTS, KODOLI_DROPS
     corpus, between, citation = ("kodoli", "naver-movie"), " / ", KODOLI_CITATION
+
+# %% ../../nbs/tasks/kodoli.ipynb #aff96025
+class KodoliSentimentInverted(InvertedTask):
+    "여러 글 가운데 감성이 긍정, 부정, 중립인 것 고르기"
+    name, of, text = "kodoli_sentiment_inverted", KodoliSentiment, "sentences"
+    prompts = Prompts(
+        Ask("다음 글 가운데 {asked} 글은 어느 것인가요?",
+            "인터넷에 올라온 글들입니다. {asked} 글을 고르세요.",
+            "아래에서 {asked} 글을 찾으시오.",
+            "댓글 여러 개 중에 {asked} 것을 골라라.",
+            "글의 감성을 견주어 {asked} 것이 어느 것인지 밝히시오.",
+            "이 중에 {asked} 글이 뭔지 알려 줘.",
+            "읽어 보고 {asked} 글을 하나만 집어 보세요.",
+            answers=dict(NEG=["부정적인", "나쁜 감정을 드러낸"], NEU=["긍정도 부정도 아닌", "감정이 뚜렷하지 않은"],
+                         POS=["긍정적인", "좋은 감정을 드러낸"])),
+        Ask("이런 글을 하나 보여 주세요.",
+            "찾는 글에 맞는 것을 고르십시오.",
+            "여기에 드는 글은 어떤 것일까요?",
+            "이 설명에 맞는 글 하나만 찾아 줘.",
+            "조건에 맞는 글을 하나 제시하라.",
+            answers=dict(NEG=["부정적인"], NEU=["긍정도 부정도 아닌"], POS=["긍정적인"]), input="찾는 글: 감성이 {asked} 글"),
+        input="{options}")

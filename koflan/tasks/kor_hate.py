@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['KOR_HATE_SOURCE', 'KOR_HATE_PROMPTS', 'KOR_HATE_BIAS_PROMPTS', 'KOR_HATE_GENDER_PROMPTS', 'KorHate', 'KorHateBias',
-           'KorHateGender']
+           'KorHateGender', 'KorHateInverted']
 
 # %% ../../nbs/tasks/kor_hate.ipynb #2650593b
 from ..core.prompts import Ask, Prompts
+from ..authoring.inverted import InvertedTask
 from ..authoring.shapes import LabelTask
 from ..core.sources import HubSource
 
@@ -107,3 +108,28 @@ class KorHateGender(LabelTask):
     version = "1.1"
     source, prompts, label = KOR_HATE_SOURCE, KOR_HATE_GENDER_PROMPTS, "contain_gender_bias"
     corpus, citation = KorHate.corpus, KorHate.citation
+
+# %% ../../nbs/tasks/kor_hate.ipynb #4079aec1
+class KorHateInverted(InvertedTask):
+    "여러 연예 뉴스 댓글 가운데 공격성이 어느 단계인 것 고르기"
+    name, of, text = "kor_hate_inverted", KorHate, "comments"
+    also = dict(offensive=("hate",))
+    prompts = Prompts(
+        Ask("다음 댓글 가운데 {asked} 것은 어느 것인가요?",
+            "{asked} 댓글을 하나 고르세요.",
+            "연예 기사에 달린 댓글들이다. {asked} 댓글을 찾아라.",
+            "아래에서 {asked} 댓글을 가려내시오.",
+            "댓글을 견주어 보고 {asked} 것을 말해 줘.",
+            answers=dict(hate=["심한 혐오가 담긴", "매우 공격적인"], offensive=["무례하거나 공격적인", "공격성이 있는"],
+                         none=["공격적이지 않은", "혐오도 공격도 아닌"])),
+        Ask("댓글 관리자가 {asked} 댓글은 무엇입니까?",
+            "심한 혐오는 지우고 무례한 댓글에는 경고합니다. {asked} 댓글을 골라 주세요.",
+            "댓글 창을 정리하려고 해. {asked} 댓글은 어느 거야?",
+            answers=dict(hate=["지워야 할"], offensive=["적어도 경고는 해야 할"], none=["그대로 두어도 될"])),
+        Ask("조건에 맞는 댓글을 찾으십시오.",
+            "이런 댓글의 보기를 하나 들어 주세요.",
+            "여기에 드는 댓글을 골라 줘.",
+            "설명에 맞는 댓글은 무엇일까요?",
+            answers=dict(hate=["심한 혐오가 담긴", "매우 공격적인"], offensive=["무례하거나 공격적인", "공격성이 있는"],
+                         none=["공격적이지 않은", "문제없는"]), input="찾는 글: {asked} 댓글"),
+        input="{options}")

@@ -42,6 +42,7 @@ NTREX_KO_PROMPTS = Prompts(
 class NTREXKo(BorrowTask):
     "영어 뉴스 문장의 한국어 번역 고르기"
     name, kind, cluster = "ntrex_ko", "choice", "translation"
+    artefacts = dict(overlap="고유명사와 숫자는 두 언어에서 꼴이 같아, 그것이 든 문장은 글자만 견주어도 짝이 드러납니다.")
     source, prompts, drops, between = NTREX_SOURCE, NTREX_KO_PROMPTS, NTREX_DROPS, " / "
     asked, reply, group = "eng", "kor", "document_id"
     corpus, citation = "newstest2019", NTREX_CITATION
@@ -67,6 +68,7 @@ NTREX_EN_PROMPTS = Prompts(
 class NTREXEn(BorrowTask):
     "한국어로 옮긴 뉴스 문장의 영어 원문 고르기"
     name, kind, cluster = "ntrex_en", "choice", "translation"
+    artefacts = dict(overlap="고유명사와 숫자는 두 언어에서 꼴이 같아, 그것이 든 문장은 글자만 견주어도 짝이 드러납니다.")
     source, prompts, drops, between = NTREX_SOURCE, NTREX_EN_PROMPTS, NTREX_DROPS, " / "
     asked, reply, group = "kor", "eng", "document_id"
     corpus, citation = "newstest2019", NTREX_CITATION

@@ -60,6 +60,7 @@ PETITION_TOPIC_PROMPTS = Prompts(
 class PetitionTopic(LabelTask):
     "국민 청원의 분야 열두 갈래"
     name, kind, cluster, label = "petition_topic", "multiclass", "topic", "topic"
+    artefacts = dict(overlap="'반려동물', '일자리'처럼 분야 이름이 본문에 그대로 나오는 청원이 많습니다.")
     source, prompts, between = PETITION_SOURCE, PETITION_TOPIC_PROMPTS, " | "
     drops = PETITION_DROPS | {"empty_title": pl.col("title") == "", "wide_topic": pl.col("topic").is_null()}
     corpus, citation = "national-petitions", PETITION_CITATION
@@ -92,6 +93,8 @@ _HEADS = _WORDS.list.eval(_WORD.str.head(2)).list.unique(maintain_order=True)
 class PetitionTitle(BorrowTask):
     "청원 본문에 맞는 제목 고르기"
     name, kind, cluster = "petition_title", "choice", "matching"
+    artefacts = dict(overlap="제목은 본문의 낱말로 지어져, 글자가 가장 많이 겹치는 것을 고르면 열에 아홉은 맞습니다. "
+                             "겹치는 제목을 빌려 오면 '제발 읽어 주세요'처럼 어느 청원에나 어울리는 제목이 오답이 됩니다.")
     source, prompts, between = PETITION_SOURCE, PETITION_TITLE_PROMPTS, " / "
     drops = PETITION_DROPS | {"vague_title": _HEADS.list.len() < 2}
     asked, reply, group, window = "body", "title", "category", 16

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['STYLEKQC_SOURCE', 'STYLEKQC_CITATION', 'STYLEKQC_TOPIC_PROMPTS', 'STYLEKQC_ACT_PROMPTS', 'STYLEKQC_UNCLEAR',
            'STYLEKQC_STYLE_PROMPTS', 'STYLEKQC_REWRITE_PROMPTS', 'StyleKQCTopic', 'StyleKQCAct', 'StyleKQCStyle',
-           'StyleKQCRewrite']
+           'StyleKQCRewrite', 'StyleKQCTopicInverted', 'StyleKQCActInverted', 'StyleKQCStyleInverted']
 
 # %% ../../nbs/tasks/stylekqc.ipynb #8b66195e
 import polars as pl
 
 from ..core.prompts import Ask, Prompts
+from ..authoring.inverted import InvertedTask
 from ..authoring.shapes import LabelTask
 from ..core.sources import HubSource
 from ..authoring.task import Task
@@ -165,6 +166,7 @@ STYLEKQC_REWRITE_PROMPTS = Prompts(
 class StyleKQCRewrite(Task):
     "뜻은 그대로 두고 말투만 바꾼 문장 고르기"
     name, kind, cluster = "stylekqc_rewrite", "choice", "style"
+    version = "1.1"
     source, prompts, drops = STYLEKQC_SOURCE, STYLEKQC_REWRITE_PROMPTS, STYLEKQC_UNCLEAR
     corpus, between, citation = "stylekqc", " / ", STYLEKQC_CITATION
 
@@ -185,6 +187,74 @@ class StyleKQCRewrite(Task):
         turn = lambda texts, n: [texts[n % len(texts)]] if texts else []
         same = [o for k in (1, 2) for o in turn(said[style], nth + k)]
         other = [o for k in (1, 2) for o in turn(groups[names[(at + k) % len(names)]][1 - style], nth)]
-        gold = turn(said[1 - style], nth)
+        gold = turn(said[1 - style], nth + 1)
         wrong = [o for o in dict.fromkeys(same + other) if o != row["sentence"] and o not in said[1 - style]]
         return dict(positives=gold, negatives=wrong, _why=None)
+
+# %% ../../nbs/tasks/stylekqc.ipynb #32cbd0d3
+class StyleKQCTopicInverted(InvertedTask):
+    "비서에게 한 여러 말 가운데 한 주제의 것 고르기"
+    name, of, text = "stylekqc_topic_inverted", StyleKQCTopic, "sentence"
+    prompts = Prompts(
+        Ask("다음 말 가운데 {asked}에 관한 것은 어느 것인가요?",
+            "비서에게 한 말들입니다. {asked}에 관한 말을 고르세요.",
+            "아래에서 {asked}에 관한 질문이나 명령을 찾으시오.",
+            "이 중에서 {asked} 이야기를 골라 줘.",
+            "{asked} 이야기를 하는 사람의 말은 무엇입니까?",
+            "사용자들이 한 말이다. {asked}에 관한 말을 골라라.",
+            "{asked}에 관해 묻거나 시키는 말은 무엇일까요?",
+            answers=_numbered(["물건 사기", "쇼핑"], ["집안 살림", "집안일과 가전"], ["메일과 메신저", "메신저나 SNS"],
+                              ["약속과 일정", "일정이나 알람"], ["방송과 공연과 경기", "연예나 문화생활"], ["날씨와 재난", "날씨나 자연재해"])),
+        Ask("이 기능에 넘겨야 할 말을 고르십시오.",
+            "다음 도우미가 처리할 말은 어느 것일까요?",
+            "이 기능을 쓰려는 사람의 말이 뭐야?",
+            "이 도우미를 부를 만한 말을 하나 들어 보세요.",
+            "어떤 말을 이 도우미에게 맡기면 될까?",
+            answers=_numbered(["쇼핑 도우미"], ["집안 관리 도우미"], ["메시지 도우미"], ["일정 도우미"], ["문화생활 도우미"], ["날씨 도우미"]),
+            input="기능: {asked}"),
+        input="{options}")
+
+# %% ../../nbs/tasks/stylekqc.ipynb #f886880f
+class StyleKQCActInverted(InvertedTask):
+    "비서에게 한 여러 말 가운데 화행이 어떠한 것 고르기"
+    name, of, text = "stylekqc_act_inverted", StyleKQCAct, "sentence"
+    also = {"3": ("0", "1")}
+    _names = _numbered(["후보를 들고 그중에서 고르게 하는 말", "몇 가지 가운데 어느 것인지 묻는 말"],
+                       ["후보를 들지 않고 모르는 것을 묻는 말", "무엇인지, 어디인지 따위를 그냥 묻는 말"],
+                       ["하지 말라는 말", "그러지 말라고 말리는 말"], ["해 달라는 말", "무엇을 하라고 시키는 말"])
+    prompts = Prompts(
+        Ask("다음 중 {asked:은/는} 어느 것인가요?",
+            "비서가 들은 말에서 {asked:을/를} 고르세요.",
+            "아래에서 {asked:을/를} 찾으시오.",
+            "여러 사람이 한 말이다. {asked:을/를} 하나 골라라.",
+            "이 가운데 {asked:이/가} 뭐야?",
+            "{asked:으로/로} 볼 수 있는 것은 무엇입니까?",
+            "말한 사람의 뜻을 헤아려 {asked:을/를} 짚어 주세요.", answers=_names),
+        Ask("설명에 맞는 말을 하나 들어 주세요.",
+            "이런 의도로 한 말을 고르십시오.",
+            "여기에 맞는 말이 어떤 건지 골라 봐.",
+            "이 설명대로 말한 것을 하나 제시하라.",
+            "이 설명에 드는 말은 무엇일까요?", answers=_names, input="찾는 말: {asked}"),
+        input="{options}")
+
+# %% ../../nbs/tasks/stylekqc.ipynb #081b28fd
+class StyleKQCStyleInverted(InvertedTask):
+    "비서에게 한 여러 말 가운데 존댓말이나 반말 고르기"
+    name, of, text = "stylekqc_style_inverted", StyleKQCStyle, "sentence"
+    prompts = Prompts(
+        Ask("다음 중 {asked:은/는} 어느 것인가요?",
+            "여러 문장 가운데 {asked:을/를} 하나 고르세요.",
+            "말투를 보고 {asked:을/를} 찾으시오.",
+            "{asked:으로/로} 쓴 문장을 골라라.",
+            "이 중에서 {asked}만 골라 줘.",
+            "{asked:으로/로} 된 말은 무엇입니까?",
+            answers=dict(formal=["존댓말", "높임말"], informal=["반말", "예사말"])),
+        Ask("{asked} 사람의 말은 어느 것일까요?",
+            "{asked} 사람이 누구인지, 그 말을 골라 봐.",
+            answers=dict(formal=["듣는 사람을 높인", "예의를 갖추어 말한"], informal=["친구에게 하듯 편하게 말한", "말을 놓은"])),
+        Ask("이런 말투의 문장을 하나 들어 주세요.",
+            "다음 말투에 맞는 문장을 고르십시오.",
+            "이 말투로 한 말을 찾아 줘.",
+            "어떤 문장이 이 말투로 되어 있나요?",
+            answers=dict(formal=["존댓말", "높임말"], informal=["반말", "예사말"]), input="말투: {asked}"),
+        input="{options}")

@@ -62,6 +62,7 @@ WIKI_TITLE_PROMPTS = Prompts(
 class WikiTitle(BorrowTask):
     "백과사전의 설명을 읽고 표제어 맞히기"
     name, kind, cluster = "wiki_title", "choice", "matching"
+    artefacts = dict(overlap="표제어는 가려도, 표제어를 이루는 말('시내버스', '중학교')은 설명에 다시 나오곤 합니다.")
     source, prompts, drops, between = WIKI_SOURCE, WIKI_TITLE_PROMPTS, WIKI_DROPS, " / "
     asked, reply, group = "hidden", "name", "kind"
     corpus, citation = "wikipedia-ko", WIKI_CITATION
@@ -90,6 +91,7 @@ WIKI_PARAGRAPH_PROMPTS = Prompts(
 class WikiParagraph(BorrowTask):
     "표제어에 맞는 백과사전의 설명 고르기"
     name, kind, cluster = "wiki_paragraph", "choice", "matching"
+    artefacts = dict(overlap="표제어는 가려도, 표제어를 이루는 말('시내버스', '중학교')은 설명에 다시 나오곤 합니다.")
     source, prompts, drops, between = WIKI_SOURCE, WIKI_PARAGRAPH_PROMPTS, WIKI_DROPS, "\n"
     asked, reply, group, most = "name", "short", "kind", 3
     corpus, citation = "wikipedia-ko", WIKI_CITATION
