@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from fastcore.basics import patch
 
-from .shapes import LabelTask, LendingTask, _chosen, label_answers
+from .shapes import LendingTask, distinct, first_answer
 from ..core.korean import letter_pairs_expr, normal_form_expr
 
 # %% ../../nbs/authoring/05_inverted.ipynb #a9c83167
@@ -74,11 +74,11 @@ def wrong(self:InvertedTask, rows, ring):
     at, step = np.nonzero(keep)
     a, b = own[at], other[at, step]
     keep[at, step] = np.maximum(ring.shared("says", a, b), ring.shared("says", b, a)) < ALIKE
-    return _chosen(ring, other, keep, self.most)
+    return distinct(ring, other, keep, self.most)
 
 # %% ../../nbs/authoring/05_inverted.ipynb #ad7e352d
 @patch
 def answers(self:InvertedTask, df, chance, lent=None):
-    texts, first = label_answers(self.prompts, tuple(self.names))
-    which = first[df["_ask"].to_numpy()] + df["_wording"].to_numpy() * len(self.names) + df[self.of.label].to_numpy()
+    texts, first = first_answer(self, df)
+    which = first + df[self.of.label].to_numpy()
     return LendingTask.answers(self, df.with_columns(asked=pl.Series(texts, dtype=pl.String)[which]), chance, lent)

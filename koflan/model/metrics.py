@@ -8,7 +8,6 @@ __all__ = ['METRICS', 'LABELED', 'GRADE', 'Z', 'SHOWN', 'NOTE', 'won', 'finite',
            'wilson', 'draws', 'spread', 'by_task', 'number', 'shown', 'as_text']
 
 # %% ../../nbs/model/04_metrics.ipynb #c312bcba
-import re
 from math import comb
 
 import numpy as np
