@@ -1,18 +1,19 @@
 """koflan's build against a row-by-row loop: rows per second and peak memory, side by side in one run.
 
-    KOFLAN_HUB_MIRROR=../shared/hub python benchmarks/generate.py [--tasks "*"] [--splits train] [--repeat 10] [--num_proc 1]
+    KOFLAN_HUB_MIRROR=DIR python benchmarks/generate.py [--tasks "*"] [--splits train] [--repeat 10] [--num_proc 1]
 
-Both sides start from the parquet files of the mirror and end with a closed JSONL file, every split of a task.
-- reference: `datasets.load_dataset` on the folder of the mirror, once for each configuration, then one dict per row (`random.choice` of instruction and
-  wording) and one `json.dumps` per line; nothing is checked, normalised or hashed. `load` is its share for `load_dataset` with nothing in the cache.
-- koflan: the works of `koflan_generate`, that is reading, tidying, all checks, writing, sha256 and the entries for the manifest.
+Both sides begin with the parquet files of the mirror and end with closed JSONL files.
+- reference: `datasets.load_dataset` on the folder of the mirror, once for each configuration, then one dict per row
+  (`random.choice` of instruction and wording) and one `json.dumps` per line; nothing is checked, normalised or hashed.
+  `load` is its share for `load_dataset` with nothing in the cache.
+- koflan: the works of `koflan_generate`: reading, tidying, all checks, writing, sha256 and entries for the manifest.
 
-Each side of each task is a fresh process that has imported everything before its clock starts. They take 5 turns; a turn builds again and again until
-0.3 seconds have passed, once at least. The best build counts.
-`ratio` compares one process of koflan with the reference, from parquet to JSONL; `loop` leaves the reference's loading out (koflan's stays in).
+Each side of each task is a fresh process that has imported everything before its clock starts. They take 5 turns;
+a turn builds again and again until 0.3 seconds have passed, once at least. The best build counts.
+`ratio` compares one process of koflan with the reference; `loop` leaves the reference's loading out, not koflan's.
 Peaks are VmHWM in MiB.
 Tasks with code of their own for the answers (`own`) are no declared tasks: they are left out of the median.
-At last one build of all tasks, in one process and in `--num_proc N`, beside the sum of what the reference took for each.
+At last one build of all tasks, in one process and in `--num_proc N`, beside the sum of what the reference took.
 `--repeat N` copies every parquet file N times: a build bounded by its chunks keeps its peak.
 """
 import argparse
@@ -47,7 +48,7 @@ from koflan.tasks.klue_ner import NO_TAG, QUOTES, TYPES, WHAT
 FAMILIES = dict(label=LabelTask, multilabel=MultiLabelTask, choice=ChoiceTask, span=SpanTask, borrow=BorrowTask)
 ROUNDS, TURN = 5, .3
 
-load_dataset = partial(datasets.load_dataset, verification_mode="no_checks") # the card of a mirror need not know how many rows lie there
+load_dataset = partial(datasets.load_dataset, verification_mode="no_checks") # a card need not know the rows
 
 DERIVED = dict( # what the columns that a source derives are, row by row
     klue_sts=lambda row: dict(label=row["labels"]["binary-label"]),
@@ -74,7 +75,8 @@ def files_of(cls, split, mirror):
     return found
 
 
-def splits_of(cls, wanted, mirror): return [o for o in SPLITS if o in cls.source.splits and (not wanted or o in wanted) and files_of(cls, o, mirror)]
+def splits_of(cls, wanted, mirror):
+    return [o for o in wanted or SPLITS if o in cls.source.splits and files_of(cls, o, mirror)]
 
 
 # ---- the reference: a loop
@@ -118,7 +120,8 @@ def span_answers(cls, row, ask, shared):
 
 def borrow_answers(cls, row, ask, shared):
     others = shared[row[cls.group]]
-    wrong = {reply: 0 for asked, reply in random.sample(others, min(len(others), cls.window)) if asked != row[cls.asked] and reply != row[cls.reply]}
+    some = random.sample(others, min(len(others), cls.window))
+    wrong = {reply: 0 for asked, reply in some if asked != row[cls.asked] and reply != row[cls.reply]}
     return [row[cls.reply]], list(wrong)[:cls.most]
 
 
@@ -133,7 +136,8 @@ def names_in(row):
         inside = kind
     text = row["text"] = "".join(row["tokens"])
     for kind, word in spans: found.setdefault(word.strip(QUOTES + " "), []).append(kind)
-    return {word: TYPES[kinds[0]] for word, kinds in found.items() if word and len(set(kinds)) == 1 and text.count(word) == len(kinds)}
+    clear = lambda word, kinds: word and len(set(kinds)) == 1 and text.count(word) == len(kinds)
+    return {word: TYPES[kinds[0]] for word, kinds in found.items() if clear(word, kinds)}
 
 
 def ner_answers(cls, row, ask, shared):
@@ -159,8 +163,9 @@ def nli_choice_answers(cls, row, ask, shared):
     return ([row["hypothesis"]], wrong) if wrong else None
 
 
-ANSWERS = dict(label=label_answers, multilabel=multilabel_answers, choice=choice_answers, span=span_answers, borrow=borrow_answers,
-               klue_ner=ner_answers, klue_ner_choice=ner_choice_answers, klue_nli_choice=nli_choice_answers)
+ANSWERS = dict(label=label_answers, multilabel=multilabel_answers, choice=choice_answers, span=span_answers,
+               borrow=borrow_answers, klue_ner=ner_answers, klue_ner_choice=ner_choice_answers,
+               klue_nli_choice=nli_choice_answers)
 
 
 def lent(cls, ds):
@@ -171,12 +176,14 @@ def lent(cls, ds):
 
 def by_rows(cls, ds, split, out):
     "Write one split row by row."
-    answers, derive, shared, asks = ANSWERS.get(cls.name) or ANSWERS[family(cls)], DERIVED.get(cls.name), lent(cls, ds), cls.prompts.asks
+    answers, derive = ANSWERS.get(cls.name) or ANSWERS[family(cls)], DERIVED.get(cls.name)
+    shared, asks = lent(cls, ds), cls.prompts.asks
     depends = any(o.when for o in asks)
+    fits = lambda ask, row: all(str(row[k]).strip() == str(v) for k, v in ask.when.items())
     with open(out, "w", encoding="utf-8") as f:
         for i, row in enumerate(ds):
             if derive: row |= derive(row)
-            if depends and not (asks := [o for o in cls.prompts.asks if all(str(row[k]).strip() == str(v) for k, v in o.when.items())]): continue
+            if depends and not (asks := [o for o in cls.prompts.asks if fits(o, row)]): continue
             ask = random.choice(asks)
             n = random.randrange(len(ask.templates))
             if not (found := answers(cls, row, ask, shared)): continue
@@ -186,8 +193,8 @@ def by_rows(cls, ds, split, out):
                 options = positives + negatives
                 random.shuffle(options)
                 row["options"] = cls.between.join(options)
-            record = dict(instruction=filled(template, row), input=filled(text, row), positives=positives, negatives=negatives,
-                          task=cls.name, id=f"{cls.name}-{split}-{i}", template=n)
+            record = dict(instruction=filled(template, row), input=filled(text, row), positives=positives,
+                          negatives=negatives, task=cls.name, id=f"{cls.name}-{split}-{i}", template=n)
             f.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
@@ -195,12 +202,14 @@ def by_rows(cls, ds, split, out):
 
 def reference(tasks, mirror, out):
     (cls, splits), = tasks
-    splits = {cls.source.splits[o]: o for o in reversed(splits)}.values() # a held-out tenth comes from the same files: read them once
+    splits = {cls.source.splits[o]: o for o in reversed(splits)}.values() # a held-out tenth comes from the same files
     parts = {o: cls.source.parts(o) for o in splits}
     names, held = {}, {}
     for config, name in (part for o in splits for part in parts[o]): names.setdefault(config, []).append(name)
     start = time.perf_counter()
-    for config, some in names.items(): held |= zip(((config, o) for o in some), load_dataset(str(mirror/cls.source.repo), config, split=some, cache_dir=str(out/"cache")))
+    for config, some in names.items():
+        found = load_dataset(str(mirror/cls.source.repo), config, split=some, cache_dir=str(out/"cache"))
+        held |= zip(((config, o) for o in some), found)
     whole = {o: datasets.concatenate_datasets([held[part] for part in parts[o]]) for o in splits}
     loaded = time.perf_counter() - start
     for split, ds in whole.items(): by_rows(cls, ds, split, out/f"{split}.jsonl")
@@ -229,7 +238,7 @@ def timed(work, tasks, mirror):
 
 
 def side(pipe, num_proc, tasks, mirror):
-    "A process of one side (the reference where `num_proc` is 0): for every 'go' it builds for a turn and tells of the best build, at last its memory."
+    "A process of one side (0: the reference): for every go the best build of a turn, at last its memory."
     datasets.disable_progress_bars()
     tasks, pool = [(find_tasks(name)[0], splits) for name, splits in tasks], make_pool(num_proc=num_proc)
     work = partial(koflan, pool=pool) if num_proc else reference
@@ -262,7 +271,7 @@ class Side:
 
 
 def measured(tasks, mirror, *sides):
-    "rows, the best (seconds, seconds for loading) of each side (0 processes: the reference), their peaks, memory before."
+    "rows, the best (seconds, seconds for loading) of each side (0: the reference), their peaks, memory before."
     sides = [Side(o, [(cls.name, splits) for cls, splits in tasks], mirror) for o in sides]
     before = max(o.get() for o in sides)
     runs = [[o.go("go") for o in sides] for _ in range(ROUNDS)]
@@ -272,7 +281,9 @@ def measured(tasks, mirror, *sides):
     return runs[0][-1][0], best, peaks, before
 
 
-def median(ratios): return f"median {statistics.median(o for o, _ in ratios):.1f}, lowest {min(ratios)[0]:.1f} ({min(ratios)[1]})"
+def median(ratios):
+    (least, name), middle = min(ratios), statistics.median(o for o, _ in ratios)
+    return f"median {middle:.1f}, lowest {least:.1f} ({name})"
 
 
 def repeated(mirror, times, folder):
@@ -297,19 +308,23 @@ def main():
     ratios, tasks, spent = [], [], 0
     with TemporaryDirectory() as d:
         mirror = repeated(mirror, args.repeat, Path(d)/"mirror") if args.repeat > 1 else mirror.resolve()
-        print(f"{os.cpu_count()} cores, polars {pl.__version__} on {pl.thread_pool_size()} threads, datasets {datasets.__version__}")
-        print(f"{'task':<18}{'family':<11}{'rows':>9}{'reference/s':>13}{'load':>7}{'koflan/s':>11}{'ratio':>8}{'loop':>8}{'peak ref':>10}{'koflan':>8}{'before':>8}")
+        print(f"{os.cpu_count()} cores, polars {pl.__version__} on {pl.thread_pool_size()} threads, "
+              f"datasets {datasets.__version__}")
+        print(f"{'task':<18}{'family':<11}{'rows':>9}{'reference/s':>13}{'load':>7}{'koflan/s':>11}{'ratio':>8}"
+              f"{'loop':>8}{'peak ref':>10}{'koflan':>8}{'before':>8}")
         for cls in find_tasks(args.tasks):
             if not (splits := splits_of(cls, wanted, mirror)): continue
             tasks.append((cls, splits))
             rows, ((ref, load), (ours, _)), peaks, before = measured(tasks[-1:], mirror, 0, 1)
             spent += ref
             if family(cls) != "own": ratios.append((ref/ours, cls.name))
-            print(f"{cls.name:<18}{family(cls):<11}{rows:>9,}{rows/ref:>13,.0f}{load/ref:>7.0%}{rows/ours:>11,.0f}{ref/ours:>8.1f}{(ref - load)/ours:>8.1f}"
+            print(f"{cls.name:<18}{family(cls):<11}{rows:>9,}{rows/ref:>13,.0f}{load/ref:>7.0%}"
+                  f"{rows/ours:>11,.0f}{ref/ours:>8.1f}{(ref - load)/ours:>8.1f}"
                   f"{peaks[0]:>10.0f}{peaks[1]:>8.0f}{before:>8.0f}", flush=True)
         if len(tasks) > 1:
             rows, ((one, _), (several, _)), _, _ = measured(tasks, mirror, 1, args.num_proc)
-            print(f"all {len(tasks)} tasks in one build: {rows:,} rows; reference {spent:.2f} s, 1 process {one:.2f} s ({spent/one:.1f}), "
+            print(f"all {len(tasks)} tasks in one build: {rows:,} rows; reference {spent:.2f} s, "
+                  f"1 process {one:.2f} s ({spent/one:.1f}), "
                   f"{args.num_proc} processes {several:.2f} s ({spent/several:.1f})")
     if ratios: print(f"ratio of {len(ratios)} declared tasks: {median(ratios)}")
 

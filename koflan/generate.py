@@ -44,7 +44,7 @@ def _finish(store, stages, holdout=None):
         store.write(card(entries, holdout), "README.md", lasting=True)
     _sweep(store, entries, stages)
 
-# %% ../nbs/00_generate.ipynb #8f6c40f1
+# %% ../nbs/00_generate.ipynb #1f42828f
 def _sweep(store, entries, stages):
     known, ours = {e["file"] for e in entries}, "|".join(re.escape(o.replace(".", "/", 1)) for o in stages.done)
     name = re.compile(rf"({ours})(-\d{{5}}-of-\d{{5}})?\.(jsonl|parquet)")
@@ -70,7 +70,7 @@ def _refuse_held(store, what):
     if bad: raise KoflanError(f"{store} holds {min(bad)} already ({bad[min(bad)]}), which --holdout {what} leaves out; "
                               "name another folder")
 
-# %% ../nbs/00_generate.ipynb #c668040b
+# %% ../nbs/00_generate.ipynb #95a78f51
 def _one_format(store, jobs):
     ours = {o.name for o in jobs}
     for e in _entries(store):
@@ -110,7 +110,7 @@ def _options(split, base, format, max_shard_rows, dedup, mixing):
                 dedup=None if dedup == "none" else dedup, mixing=mixing if split == "train" else None)
     return base | {k: o for k, o in more.items() if o is not None}
 
-# %% ../nbs/00_generate.ipynb #722ed562
+# %% ../nbs/00_generate.ipynb #e8fe5bcc
 def _place(mirror):
     "Where sources are read from, as a `Job` says it."
     place = find_mirror(mirror)
@@ -127,7 +127,7 @@ def _put_right(store, died):
     store.tidy()
     if died: store.remove(torn(store))
 
-# %% ../nbs/00_generate.ipynb #c7aa3579
+# %% ../nbs/00_generate.ipynb #dd2a3bb7
 def _carry_out(store, stages, held, asked):
     "Build; what fails does not stop the others."
     try: stages.build()
@@ -227,7 +227,7 @@ def _cause(why, of):
     what, mark, advice = why.partition("; ")
     return f"{what}: {len(of)} tasks ({', '.join([*of][:3])}{', ...' if len(of) > 3 else ''}){mark}{advice}"
 
-# %% ../nbs/00_generate.ipynb #5196b32b
+# %% ../nbs/00_generate.ipynb #a9b495e5
 def _tell(done, failed, missing, store):
     "Say on stderr what is not there, what failed and what was held out."
     there = {(e["recipe"]["task"], e["recipe"]["split"]) for e in done}

@@ -41,7 +41,7 @@ def _visible(folder):
     for o in folder.rglob("*"):
         if o.is_file() and not any(p.startswith(".") for p in o.relative_to(folder).parts): yield o.as_posix()
 
-# %% ../../nbs/build/04_jobs.ipynb #136f6ba9
+# %% ../../nbs/build/04_jobs.ipynb #fa61c786
 def source_files(
     source, # a `HubSource`
     split:str, # koflan's split name
@@ -62,7 +62,7 @@ def config_names(
     "What a split is made of, in words."
     return ["/".join(filter(None, o)) for o in parts]
 
-# %% ../../nbs/build/04_jobs.ipynb #57c71a5d
+# %% ../../nbs/build/04_jobs.ipynb #e64f1b3b
 def digest(
     obj, # anything that `json` can write
 ) -> str: # 16 hexadecimal digits

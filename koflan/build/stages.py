@@ -33,7 +33,7 @@ class Stages:
         self.failed, self.missing = {}, {} # by name of a job: why
         self.kept = set() # names of jobs whose files were there already
 
-# %% ../../nbs/build/08_stages.ipynb #33236096
+# %% ../../nbs/build/08_stages.ipynb #bbbece36
 @patch
 def map(self:Stages,
     stage:str, # its name
@@ -65,7 +65,7 @@ def open_sources(self:Stages):
     self.kept = set(self.done)
     self.opened = {k: o for k, o in self.opened.items() if not o.entries}
 
-# %% ../../nbs/build/08_stages.ipynb #18630ac2
+# %% ../../nbs/build/08_stages.ipynb #eae4e6c5
 @patch
 def _among(self:Stages, names):
     "The jobs with the recipes of the others of their split in their options."
@@ -74,7 +74,7 @@ def _among(self:Stages, names):
     among = {k: dict(sorted(held(self.jobs[k].split).items())) for k in names}
     return {k: self.jobs[k]._replace(options=self.jobs[k].options | dict(among=o)) for k, o in among.items()}
 
-# %% ../../nbs/build/08_stages.ipynb #543999c4
+# %% ../../nbs/build/08_stages.ipynb #c5acecdf
 @patch
 def ranges(self:Stages,
     name:str, # of a job
@@ -136,7 +136,7 @@ def join_parts(self:Stages,
     works = [(k, (self.opened[k], o, chosen[k][1] if k in chosen else None)) for k, o in parts.items()]
     self.done |= {k: o for k, (o,) in self.map("join", join, works).items()}
 
-# %% ../../nbs/build/08_stages.ipynb #7ea36a0b
+# %% ../../nbs/build/08_stages.ipynb #ebd15dc8
 @patch
 def build(self:Stages):
     "All four."
