@@ -1,6 +1,6 @@
 """koflan's build against a row-by-row loop: rows per second and peak memory, side by side in one run.
 
-    KOFLAN_HUB_MIRROR=../shared/hub python benchmarks/generate.py [--tasks "*"] [--splits train] [--repeat 10] [--num_proc 1]
+    KOFLAN_HUB_MIRROR=DIR python benchmarks/generate.py [--tasks "*"] [--splits train] [--repeat 10] [--num_proc 1]
 
 Both sides start from the parquet files of the mirror and end with a closed JSONL file, every split of a task.
 - reference: `datasets.load_dataset` on the folder of the mirror, once for each configuration, then one dict per row (`random.choice` of instruction and
