@@ -1,6 +1,6 @@
 """Accuracy of pair and packed scoring, from scratch: at equal data and at equal wall-clock, several seeds, beside the lexical baselines.
 
-    KOFLAN_HUB_MIRROR=../shared/hub python benchmarks/accuracy.py [--tasks nsmc,unsmile,kor_hate,kobest_sentineg,...] [--records 20000] [--epochs 1] [--seeds 3]
+    KOFLAN_HUB_MIRROR=DIR python benchmarks/accuracy.py [--tasks nsmc,unsmile,kor_hate,kobest_sentineg,...] [--records 20000] [--epochs 1] [--seeds 3]
 
 One model over all tasks for each way and seed: `--layers` of `--hidden` and a WordPiece vocabulary learnt from the training records, learning rate 1e-3
 after a warm-up, then constant. `pair` and `packed` see the same records the same number of times; `packed=t` trains as long as `pair` took

@@ -1,6 +1,6 @@
 """Is every task linear in its rows? Times for n, 2n and 4n rows, side by side in one run.
 
-    KOFLAN_HUB_MIRROR=../shared/hub python benchmarks/linear.py [--tasks "*"] [--rows 20000]
+    KOFLAN_HUB_MIRROR=DIR python benchmarks/linear.py [--tasks "*"] [--rows 20000]
 
 Tasks whose source is not in the mirror use their packaged samples, repeated. A ratio near 4 between the last and the first
 column is linear; the smallest of three runs is shown.

@@ -1,6 +1,6 @@
 """Scoring the answers to many prompts: answers per second and peak memory, side by side in one run.
 
-    KOFLAN_HUB_MIRROR=../shared/hub python benchmarks/score.py [--tasks nsmc,ynat7,topics30,re30,korquad] [--prompts 256] [--rounds 2] [--clock wall]
+    KOFLAN_HUB_MIRROR=DIR python benchmarks/score.py [--tasks nsmc,ynat7,topics30,re30,korquad] [--prompts 256] [--rounds 2] [--clock wall]
 
 Same records, same model shape (see train.py; fresh weights), one fresh process for each, taking turns; the best round counts. Texts in, scores out:
 tokenising is on the clock on all sides, loading is not; a tenth of the prompts runs before the clock starts.

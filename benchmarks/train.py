@@ -1,6 +1,6 @@
 """Training a reward model four ways: records and answers per second, and peak memory, side by side in one run.
 
-    KOFLAN_HUB_MIRROR=../shared/hub python benchmarks/train.py [--tasks nsmc,ynat7,topics30,re30,korquad] [--seconds 20] [--rounds 2] [--clock wall]
+    KOFLAN_HUB_MIRROR=DIR python benchmarks/train.py [--tasks nsmc,ynat7,topics30,re30,korquad] [--seconds 20] [--rounds 2] [--clock wall]
 
 Same records, same model shape (KoELECTRA-small-v3: 12 layers, hidden 256, embedding 128, 4 heads, 35,000 pieces; fresh weights, since only time is
 measured), one fresh process for each, taking turns; the best round counts. All four train through `transformers.Trainer`.

@@ -13,10 +13,10 @@ CACHE = TemporaryDirectory() # for the tokens that training remembers
 os.environ.setdefault("KOFLAN_CACHE", CACHE.name)
 USER = os.environ.get("KOFLAN_USER_ENV") # a virtual environment with koflan installed as a user has it (.ci/run makes it)
 PYTHON = f"{USER}/bin/python" if USER else sys.executable # what commands run in
-MIRROR = Path(os.environ.get("KOFLAN_TEST_MIRROR", ROOT.parent/"shared"/"hub"))
+MIRROR = os.environ.get("KOFLAN_HUB_MIRROR") # real rows
 
 
-def pytest_configure(config): config.addinivalue_line("markers", "mirror: needs real rows in ../shared/hub")
+def pytest_configure(config): config.addinivalue_line("markers", "mirror: needs real rows, in the folder KOFLAN_HUB_MIRROR")
 
 
 def command(*args, cwd=None, ok=True, python=PYTHON, **env):
@@ -45,8 +45,8 @@ def files(folder): return {str(o.relative_to(folder)): o.read_bytes() for o in s
 
 @pytest.fixture(scope="session")
 def mirror():
-    if not MIRROR.is_dir(): pytest.skip(f"no mirror at {MIRROR}")
-    return MIRROR
+    if not MIRROR: pytest.skip("KOFLAN_HUB_MIRROR names no folder of real rows")
+    return Path(MIRROR).absolute()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"The notebooks as a whole: floors, lengths, names shown, no machine paths (../shared/STYLE.md)."
+"The notebooks as a whole: floors, lengths, names shown, no machine paths (as CONTRIBUTING.md asks)."
 import ast
 import json
 import re
