@@ -104,6 +104,8 @@ def _options(split, base, format, max_shard_rows, dedup, mixing):
     return base | {k: o for k, o in more.items() if o is not None}
 
 # %% ../nbs/00_generate.ipynb #e8fe5bcc
+def _folder(output_dir): return Store(output_dir if "://" in str(output_dir) else Path(output_dir).absolute())
+
 def _place(mirror):
     "Where sources are read from, as a `Job` says it."
     place = find_mirror(mirror)
@@ -177,9 +179,8 @@ def generate(
     classes = find_tasks(tasks) if isinstance(tasks, str) else list(tasks)
     plan(classes, splits)
     mixed = _mixing(classes, mixing, mixing_rate_max, total, weights)
-    store = Store(output_dir if "://" in str(output_dir) else Path(output_dir).absolute())
     base = dict(seed=seed, cap=cap, allow_no_input=allow_no_input, allow_no_negative=allow_no_negative)
-    place, workers = _place(mirror), (engine, num_proc, ray_address)
+    store, place, workers = _folder(output_dir), _place(mirror), (engine, num_proc, ray_address)
     with store.lock() as died:
         _put_right(store, died)
         kept, held = _hold(store, classes, holdout)
@@ -252,9 +253,10 @@ def koflan_generate(
     "Turn datasets into instruction records."
     with user_errors("koflan_generate"):
         done, failed, missing = generate(
-            tasks, output_dir, splits, max_instance_per_task, seed, num_proc, hub_mirror, allow_no_input, allow_no_negative,
-            format, max_shard_rows, mixing, mixing_rate_max, total, weights, dedup, holdout, engine, ray_address, shard_rows)
+            tasks, output_dir, splits, max_instance_per_task, seed, num_proc, hub_mirror, allow_no_input,
+            allow_no_negative, format, max_shard_rows, mixing, mixing_rate_max, total, weights, dedup, holdout, engine,
+            ray_address, shard_rows)
         print(printable(summary(done), lines=True))
     _tell(done, failed, missing, Store(output_dir))
-    absent = {name for name, _ in missing} & {o.strip() for o in tasks.split(",")} # asked for by name
-    if failed or not done or absent: raise SystemExit(1)
+    asked = {o.strip() for o in tasks.split(",")} # by name
+    if failed or not done or asked & {name for name, _ in missing}: raise SystemExit(1)
