@@ -11,8 +11,8 @@ from collections import Counter
 
 import polars as pl
 
-from ..core.korean import letter_pairs
 from .shapes import LabelTask, MultiLabelTask
+from ..core.korean import letter_pairs
 
 # %% ../../nbs/authoring/02_artefacts.ipynb #57503492
 _RULES = ("answer", "longest", "overlap")
@@ -23,6 +23,7 @@ def _top(scores, right):
     hit = [r for s, r in zip(scores, right) if s >= best]
     return sum(hit) / len(hit)
 
+# %% ../../nbs/authoring/02_artefacts.ipynb #91875935
 def _tried(row, right, listed):
     "How each rule goes with one record."
     answers = row["positives"] + row["negatives"]
@@ -65,6 +66,7 @@ def _chi_squared(counts):
     out = sum((o - e)**2 / e for o, e in cells)
     return out, (out / n)**.5 if n else 0.
 
+# %% ../../nbs/authoring/02_artefacts.ipynb #224cc0ce
 def _critical(freedom):
     "What the statistic exceeds by chance once in a thousand times (99.9 % point, by Wilson and Hilferty)."
     return freedom * (1 - 2 / (9 * freedom) + 3.09 * (2 / (9 * freedom))**.5)**3
@@ -107,6 +109,7 @@ def _has_labels(cls):
     "Does a task ask for labels?"
     return issubclass(cls, (LabelTask, MultiLabelTask)) and all(ask.answers for ask in cls.prompts.asks)
 
+# %% ../../nbs/authoring/02_artefacts.ipynb #0de0e8ae
 def found_out(
     cls, # a task's class
     records:pl.DataFrame, # of this task

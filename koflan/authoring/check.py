@@ -16,9 +16,9 @@ import polars as pl
 
 from .artefacts import ENOUGH, found_out, yes_sides
 from .task import REGISTRY, Task, in_notebook
+from ..core.mirror import SAMPLES, sample_file
 from ..core.prompts import check_fields, lint
 from ..core.schema import KoflanError, printable, problems
-from ..core.mirror import SAMPLES, sample_file
 from ..core.sources import OwnRows
 
 # %% ../../nbs/authoring/03_check.ipynb #ccc10214
@@ -75,6 +75,7 @@ def _declaration(cls):
     if not cls.citation: out.append(Fault("no citation", "citation = the paper or the address of the dataset"))
     return out + _fields(cls) + [Fault(f"{t.text!r}: {o}") for t in cls.prompts for o in lint(t.text)]
 
+# %% ../../nbs/authoring/03_check.ipynb #df3b888c
 def _fields(cls):
     there = ", ".join(cls.source.fields)
     try: check_fields(cls.prompts, (*cls.source.fields, *cls.made))
@@ -109,6 +110,7 @@ def _allow(task): return dict(allow_no_input=task.input_optional, allow_no_negat
 
 def _said(error): return str(error) if isinstance(error, KoflanError) else f"{type(error).__name__}: {error}"
 
+# %% ../../nbs/authoring/03_check.ipynb #fb7daaf9
 def _stopped(task, split, rows, error):
     "The fault of a conversion that raised, with the first row that raises alone."
     mend = "make the task read such a row, or leave it out with a reason in drops"
@@ -174,6 +176,7 @@ def _right(ask, want):
     if not ask.answers or not set(want) <= set(ask.answers): return [sorted(want)]
     return [sorted(ask.answers[o][w] for o in want) for w in range(ask.wordings)]
 
+# %% ../../nbs/authoring/03_check.ipynb #81769cf9
 def _misjudged(task, split, rows, records, gold):
     "Faults of records whose right answers are others than the row says."
     out, asks = [], [task.prompts.asks[i] for i in task.prompts.ask_of]
@@ -207,6 +210,7 @@ def _caps(task, split):
     if few.is_in(more.implode()).all(): return []
     return [Fault(f"{split}: the records under cap 2 are not among those under cap 5", "leave the cap to Task.build")]
 
+# %% ../../nbs/authoring/03_check.ipynb #25d2ff23
 def _pieces(task, split, records):
     "Faults of building piece by piece."
     three = pl.concat(o.records for o in task.stream(split, chunk=3, **_allow(task)))
@@ -233,6 +237,7 @@ def _rows_of(cls):
     if (SAMPLES/cls.source.repo).is_dir() or not in_notebook(cls): return "samples"
     return os.environ.get("KOFLAN_HUB_MIRROR") or "samples"
 
+# %% ../../nbs/authoring/03_check.ipynb #1ef7c1e6
 def _frames(cls, task, mirror):
     "Split -> its rows; `CheckError` when a task that makes its own makes others each time."
     frames = {o: task.source.read(o, mirror) for o in task.source.splits}

@@ -18,8 +18,8 @@ import polars as pl
 from fastcore.basics import patch
 
 from .check import CheckError, Fault
-from ..core.schema import RECORD, KoflanError, printable
 from .task import Task
+from ..core.schema import RECORD, KoflanError, printable
 
 # %% ../../nbs/authoring/04_display.ipynb #61d62123
 QUIET = "opacity:.75;font-size:.9em" # remarks
@@ -80,6 +80,7 @@ class Shown:
 
     def __len__(self): return len(self.records)
 
+# %% ../../nbs/authoring/04_display.ipynb #705e1b8c
 def told_how(
     task:Task|None, # the record's task
     record:dict, # a record
@@ -126,6 +127,7 @@ def _value(task, col, value):
     if isinstance(value, list) and name: return ", ".join(f"{o} ({name.get(o, '?')})" for o in value) or "[]"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
+# %% ../../nbs/authoring/04_display.ipynb #90f8660b
 _ROW = "text-align:left;vertical-align:top;padding:.1em .8em .1em 0;font-weight:600;white-space:nowrap;border:none"
 _VALUE = "text-align:left;white-space:pre-wrap;overflow-wrap:anywhere;padding:.1em 0;border:none"
 
@@ -151,6 +153,7 @@ class Counts(NamedTuple):
     labels: dict # label, or place of the right choice -> records
     lengths: dict # "instruction", "input", "positives", "negatives" -> characters, a sorted array
 
+# %% ../../nbs/authoring/04_display.ipynb #d5ba7844
 def count_labels(
     task:Task, # whose records they are
     records:pl.DataFrame, # the columns of `SCHEMA`
@@ -199,6 +202,7 @@ def bar_html(
     bar = f'<div style="min-width:7em;height:.55em;border-radius:.2em;background:{paint}"></div>'
     return f'{bar}<span style="{QUIET}">{n:,} ({100*share:.1f}%)</span>'
 
+# %% ../../nbs/authoring/04_display.ipynb #716cbf1c
 def spread_html(
     title:str, # of what
     lengths:np.ndarray, # characters, sorted
@@ -230,6 +234,7 @@ class Card:
             except KoflanError as e: self.missing[split] = str(e)
             except Exception as e: self.missing[split] = f"{type(e).__name__}: {e}"
 
+# %% ../../nbs/authoring/04_display.ipynb #e3fb6454
 def card(
     task, # a task, or its class
     mirror:str|None=None, # where to count; by default where the task reads
@@ -303,6 +308,7 @@ def _counts_html(self:Card):
     more = f'<div style="{QUIET}">라벨 {len(labels) - _MOST:,}개가 더 있습니다.</div>' if len(labels) > _MOST else ""
     return table_html(rows, ("", *map(escape, self.counts))) + more
 
+# %% ../../nbs/authoring/04_display.ipynb #2136139c
 @patch
 def _spread_html(self:Card):
     grey, each = "127,127,127", self.counts.values()
@@ -352,6 +358,7 @@ def block_html(
     "One of several things side by side."
     return f'<div style="flex:{grow} 1 20em;min-width:0"><div style="{QUIET}">{title}</div>{body}</div>'
 
+# %% ../../nbs/authoring/04_display.ipynb #d42cf23e
 def fault_html(
     task:Task, # the task that was checked
     fault:Fault, # what is wrong

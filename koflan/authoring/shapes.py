@@ -306,6 +306,7 @@ def mentions(
     quoted = [next(filter(None, o)).strip() for o in _QUOTED.findall(text)]
     return list(dict.fromkeys([*_QUANTITY.findall(text), *quoted, *(k for k, v in josa.items() if len(v) > 1)]))
 
+# %% ../../nbs/authoring/01_shapes.ipynb #0ba66784
 def nested(
     a:str, # a text
     b:str, # another
@@ -397,6 +398,7 @@ def meet(self:Ring,
     both = pl.DataFrame(dict(a=self.lent[lists][own], b=self.lent[lists][other]))
     return both.select(pl.col("a").list.set_intersection("b").list.len() > 0).to_series().to_numpy()
 
+# %% ../../nbs/authoring/01_shapes.ipynb #e217d6ce
 @patch
 def shared(self:Ring,
     mine:str, # "asks" or "says"

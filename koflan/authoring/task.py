@@ -21,9 +21,9 @@ from fastcore.basics import patch
 from ..core.answers import MOST_MARKED, SHAPES, Answers, columns, first_broken, lettered, listed, listing, options, rules, take
 from ..core.chance import Chance, smallest
 from ..core.korean import normal_form_expr
+from ..core.parts import CHUNK
 from ..core.prompts import Ask, Prompts, columns_of, fill
 from ..core.schema import KINDS, RECORD, SCHEMA, KoflanError, unknown
-from ..core.parts import CHUNK
 from ..core.sources import OwnRows
 
 # %% ../../nbs/authoring/00_task.ipynb #0544f10f

@@ -68,6 +68,7 @@ def columns(
         out.append(pl.Series(name, pa.LargeListArray.from_arrays(pa.array(ends), a.words.take(pa.array(a.at[mine])))))
     return out
 
+# %% ../../nbs/core/05_answers.ipynb #d19b8359
 def take(
     a:Answers, # answers
     keep:np.ndarray, # bool (rows,)

@@ -79,6 +79,7 @@ def _definition(module, name):
     path = files("koflan").joinpath(*module.split(".")[1:-1], module.split(".")[-1] + ".py")
     return next(o for o in ast.parse(path.read_text(encoding="utf-8")).body if getattr(o, "name", "") == name)
 
+# %% ../../nbs/core/01_commands.ipynb #fb9f9a53
 def summary(
     module:str, # as "koflan.generate"
     name:str, # a function of it

@@ -72,6 +72,7 @@ def _spoken(word):
     while (cut := _SILENT.sub("", word).rstrip(MARKS)) and cut != word: word = cut
     return word.rstrip(MARKS + _CLOSERS)
 
+# %% ../../nbs/core/03_korean.ipynb #17548304
 def _letter_final(char):
     "How a single character of another script ends."
     name = unicodedata.name(char, "")
@@ -118,6 +119,7 @@ def tidy(
     "A text as it is put into a record."
     return unicodedata.normalize("NFC", text).translate(_ALONE).strip()
 
+# %% ../../nbs/core/03_korean.ipynb #e76e207f
 def normal_form(
     text:str, # any text
 ) -> str: # letters and digits only, NFKC, lower case
@@ -139,6 +141,7 @@ def tidied(
     out = col.str.strip_chars()
     return out.scatter(at, pl.Series(map(tidy, col[at]), dtype=pl.String)) if len(at) else out
 
+# %% ../../nbs/core/03_korean.ipynb #7755d59c
 def tidy_expr(
     col:pl.Expr, # str
 ) -> pl.Expr: # str
@@ -154,6 +157,7 @@ def _normal_forms(texts):
     if not len(at): return out
     return out.scatter(at, texts[at].str.normalize("NFKC").str.to_lowercase().str.replace_all(r"[\W_]+", ""))
 
+# %% ../../nbs/core/03_korean.ipynb #86ae2962
 def normal_form_expr(
     col:pl.Expr, # str
 ) -> pl.Expr: # str
@@ -177,6 +181,7 @@ def letter_pairs(
     text = normal_form(text)
     return {text[i:i + 2] for i in range(len(text) - 1)}
 
+# %% ../../nbs/core/03_korean.ipynb #ad442163
 def letter_pairs_expr(
     col:pl.Expr, # str
 ) -> pl.Expr: # list[u64]: a number for each pair, once

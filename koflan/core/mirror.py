@@ -55,6 +55,7 @@ def sample_file(
     "The file of the packaged samples of a configuration."
     return SAMPLES/repo/f"{config or 'default'}.jsonl"
 
+# %% ../../nbs/core/07_mirror.ipynb #1b9e3686
 def open_samples(
     repo:str, # "owner/name"
     config:str|None, # configuration name
@@ -78,6 +79,7 @@ def _configs(card, size, time):
     with open(card, encoding="utf-8") as f: found = _CONFIGS.match(f.read())
     return yaml.load(found[1], getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
+# %% ../../nbs/core/07_mirror.ipynb #b00e01d9
 def _paths(path, config):
     "Split -> path with stars of a configuration, where the card says so in the plain way of `push_to_hub`; else None."
     card = f"{path}/README.md"
@@ -102,6 +104,7 @@ def listed_files(
     there = {o: files for o, files in found.items() if files} # a mirror need not hold all splits
     return {split: there[split]} if split in there else there
 
+# %% ../../nbs/core/07_mirror.ipynb #8a1fa314
 def parquet_files(path, config, split):
     "As `listed_files`; None where they are not all parquet."
     held = listed_files(path, config, split)
@@ -136,6 +139,7 @@ def _other_builder(path, config, split, listed, cache):
     if not reader: raise SourceError(f"{listed[0]}: want a file of {', '.join(_READERS)}")
     return datasets.load_dataset_builder(reader, data_files={split: listed}, cache_dir=cache)
 
+# %% ../../nbs/core/07_mirror.ipynb #0584c736
 def _open_other(path, config, split, listed=None):
     "CSV, JSON and the like."
     cache = TemporaryDirectory() # lives as long as the part does

@@ -36,12 +36,14 @@ def _sliced(rows, size, cut, features):
         return (cut(i, min(i + step, stop)) for i in range(start, max(stop, start + 1), step))
     return Part(rows, size, pieces, features)
 
+# %% ../../nbs/core/06_parts.ipynb #33057f64
 def table_part(
     df:pl.DataFrame, # rows
 ) -> Part:
     "A table as a part."
     return _sliced(len(df), df.estimated_size(), lambda start, stop: df[start:stop], {})
 
+# %% ../../nbs/core/06_parts.ipynb #ad357607
 def dataset_part(
     ds, # a `datasets.Dataset`
     keep=None, # what has to live as long as the part does: the folder of its files
@@ -118,12 +120,14 @@ def _batches(files, columns, start, stop, step):
                 first += len(batch)
         at += file.head.num_rows
 
+# %% ../../nbs/core/06_parts.ipynb #3b2e7853
 def _frame(batch): # each column by itself: one that is kept keeps no other
     return pl.DataFrame([pl.Series(o, col) for o, col in zip(batch.schema.names, batch.columns)])
 
 # %% ../../nbs/core/06_parts.ipynb #ccec1c41
 def _empty(head): return pl.from_arrow(head.schema.to_arrow_schema().empty_table())
 
+# %% ../../nbs/core/06_parts.ipynb #677fadd3
 def _differing(columns, head, first):
     "What keeps a file from being read together with the first one."
     there = head.schema.to_arrow_schema().names
@@ -151,6 +155,7 @@ def _repeats(column):
     small, rows = column.total_compressed_size - once, column.num_values
     return column.physical_type == "BYTE_ARRAY" and small < 4 * rows and column.total_uncompressed_size > 16 * rows
 
+# %% ../../nbs/core/06_parts.ipynb #8e64e334
 def _size_of(heads, pieces):
     "Bytes that the rows of parquet files take when they are read."
     groups = [o.row_group(i) for o in heads for i in range(o.num_row_groups)]

@@ -92,6 +92,7 @@ def _text_problems(record, allow_no_input):
     if not allow_no_input and not record["input"].strip(): out.append("the input is empty")
     return out
 
+# %% ../../nbs/core/00_schema.ipynb #1e29d1a2
 def _answer_problems(pos, neg, kind, allow_no_negative):
     (pmin, pmax, nmin, nmax), out = KINDS[kind], []
     if allow_no_negative: nmin = 0
@@ -124,6 +125,7 @@ def as_markdown(
 class Stopped(KeyboardInterrupt):
     "A signal that asks the process to end; its argument is the number."
 
+# %% ../../nbs/core/00_schema.ipynb #f43ebd03
 @contextmanager
 def stoppable():
     "SIGTERM and SIGHUP raise `Stopped` in the block, unless others heed or ignore them; a second one ends the process."
@@ -213,6 +215,7 @@ def write_records(
         else: raise KoflanError(f"{path.name}: records are written as .jsonl or .parquet, not {path.suffix!r}")
     return path
 
+# %% ../../nbs/core/00_schema.ipynb #e324ff3e
 def _frame(records):
     rows = list(records)
     cols = [o for o in SCHEMA if o in RECORD or any(o in row for row in rows)]

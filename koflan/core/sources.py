@@ -71,6 +71,7 @@ def parts(self:HubSource,
     named = (o.rpartition("/") for o in self.splits[split].split("+"))
     return [(config or self.config, name) for config, _, name in named]
 
+# %% ../../nbs/core/09_sources.ipynb #e0819e92
 @patch
 def names_of(self:HubSource,
     column:str, # a label column
@@ -117,6 +118,7 @@ def _label(self:HubSource, df, col, names, features, first):
     if listed: return pl.col(col).list.eval(_number(pl.element(), flat.dtype, names))
     return _number(pl.col(col), flat.dtype, names)
 
+# %% ../../nbs/core/09_sources.ipynb #e5d555da
 @patch
 def _strange(self:HubSource, df, col, flat, names, first):
     "`SourceError` for a label that is none of the declared ones."
@@ -162,6 +164,7 @@ def folder(self:HubSource,
     "Where this source is read from, and the folder of its repository there."
     return find_repo(self.repo, mirror)
 
+# %% ../../nbs/core/09_sources.ipynb #93d3f73e
 @patch
 def open_part(self:HubSource,
     mirror:str|None, # as for `find_mirror`
@@ -180,6 +183,7 @@ def _written(self:HubSource, parts, where):
     if len(parts) == 1 or where != "samples": return parts
     return [o for o in parts if sample_file(self.repo, o[0]).is_file()] or parts[:1]
 
+# %% ../../nbs/core/09_sources.ipynb #223302f1
 @patch
 def opened(self:HubSource,
     split:str, # koflan's split name
@@ -240,6 +244,7 @@ def _seamed(self:Frames, start, stop, step):
         if low < high or not self.rows: yield from map(seam, part.pieces(low, high, step))
         before += part.rows
 
+# %% ../../nbs/core/09_sources.ipynb #a99fead7
 @patch
 def _checked(self:Frames, start, stop, step):
     "The same, small pieces put together and numbered."
@@ -275,6 +280,7 @@ def _kept_of(self:HubSource, frames):
     held = self._held_out(np.concatenate([np.empty(0, np.uint64), *texts]))
     return held if frames.split == "test" else ~held
 
+# %% ../../nbs/core/09_sources.ipynb #d1b1bdbf
 @patch
 def _held_out(self:HubSource, texts):
     "Which rows are held out as test, from the hashes of their texts."
@@ -291,6 +297,7 @@ def open(self:HubSource,
     "Open one split; `SourceError` names what is missing."
     return Frames(self, split, self.opened(split, mirror))
 
+# %% ../../nbs/core/09_sources.ipynb #7287a7ce
 @patch
 def read(self:HubSource,
     split:str, # koflan's split name
