@@ -85,6 +85,7 @@ def _one_of(what, name, known):
 def _asked(shots, chars, letters):
     "How records are asked, where that is not as usual."
     if not 0 <= shots <= MOST_SHOTS: raise KoflanError(f"shots is {shots}; want 0 to {MOST_SHOTS}")
+    _at_least_1(shot_chars=chars)
     return (dict(shots=shots, shot_chars=chars) if shots else {}) | (dict(letters=True) if letters else {})
 
 def _at_least_1(**numbers):
@@ -99,16 +100,18 @@ def _mixing(classes, mixing, rate_max, total, weights):
         if useless: raise KoflanError(f"{useless} is of no use without --mixing proportional")
         return None
     _one_of("mixing", mixing, ("proportional",))
+    _at_least_1(mixing_rate_max=rate_max, total=total)
     held = weights if isinstance(weights, dict) else read_weights(weights, classes) if weights else {}
     weights = {k: w for k, w in sorted(held.items()) if w != 1}
     return dict(how=mixing, rate_max=rate_max, total=total, weights=weights)
 
 # %% ../nbs/00_generate.ipynb #41f14f50
-def _options(split, base, format, max_shard_rows, dedup, mixing):
-    "The options of a recipe; those that are not as usual are named."
+def _options(base, format, max_shard_rows, dedup, mixing):
+    "The options of the recipes of other splits and of train, which alone is mixed; those not as usual are named."
     more = dict(format=None if format == "jsonl" else format, max_shard_rows=max_shard_rows,
-                dedup=None if dedup == "none" else dedup, mixing=mixing if split == "train" else None)
-    return base | {k: o for k, o in more.items() if o is not None}
+                dedup=None if dedup == "none" else dedup)
+    other = base | {k: o for k, o in more.items() if o is not None}
+    return other, other | (dict(mixing=mixing) if mixing else {})
 
 # %% ../nbs/00_generate.ipynb #e8fe5bcc
 def _place(mirror):
@@ -116,7 +119,7 @@ def _place(mirror):
     place = find_mirror(mirror)
     return "samples" if place == SAMPLES else place and str(place.absolute())
 
-def _part_rows(engine, num_proc, _):
+def _part_rows(engine, num_proc):
     "Few and large parts where nobody shares the work."
     return PART_ROWS if num_proc > 1 or engine != "local" else 20 * PART_ROWS
 
@@ -181,23 +184,21 @@ def generate(
     letters:bool=False, # answer every second list that has letters by them
 ) -> tuple[list, dict, dict]: # entries with their `state`; (task, split) -> error; (task, split) -> what is not there
     "Build a data folder; what fails is returned, not raised."
-    _at_least_1(max_instance_per_task=cap, num_proc=num_proc, max_shard_rows=max_shard_rows,
-                mixing_rate_max=mixing_rate_max, total=total, shard_rows=shard_rows, shot_chars=shot_chars)
+    _at_least_1(max_instance_per_task=cap, num_proc=num_proc, max_shard_rows=max_shard_rows, shard_rows=shard_rows)
     for o in (("format", format, FORMATS), ("dedup", dedup, DEDUP), ("engine", engine, ENGINES)): _one_of(*o)
     classes = find_tasks(tasks) if isinstance(tasks, str) else list(tasks)
-    plan(classes, splits)
     mixed = _mixing(classes, mixing, mixing_rate_max, total, weights)
     store = Store(output_dir if "://" in str(output_dir) else Path(output_dir).absolute())
     base = dict(seed=seed, cap=cap, allow_no_input=allow_no_input, allow_no_negative=allow_no_negative)
     base |= _asked(shots, shot_chars, letters)
-    place, workers = _place(mirror), (engine, num_proc, ray_address)
+    wanted, place, rows = plan(classes, splits), _place(mirror), _part_rows(engine, num_proc)
     with store.lock() as died:
         _put_right(store, died)
         kept, held = _hold(store, classes, holdout)
-        jobs = [Job(cls, o, store.url, place, _options(o, base, format, max_shard_rows, dedup, mixed))
-                for cls, o in plan(kept, splits)]
+        how = _options(base, format, max_shard_rows, dedup, mixed)
+        jobs = [Job(cls, o, store.url, place, how[o == "train"]) for cls, o in wanted if cls in kept]
         _one_format(store, jobs)
-        stages = Stages(jobs, make_pool(*workers), shard_rows or _part_rows(*workers), progress)
+        stages = Stages(jobs, make_pool(engine, num_proc, ray_address), shard_rows or rows, progress)
         return _carry_out(store, stages, held, bool(splits))
 
 # %% ../nbs/00_generate.ipynb #77bdcaf1
