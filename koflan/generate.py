@@ -108,6 +108,8 @@ def _mixing(classes, mixing, rate_max, total, weights):
 # %% ../nbs/00_generate.ipynb #41f14f50
 def _options(base, format, max_shard_rows, dedup, mixing):
     "The options of the recipes of other splits and of train, which alone is mixed; those not as usual are named."
+    _one_of("format", format, FORMATS)
+    _one_of("dedup", dedup, DEDUP)
     more = dict(format=None if format == "jsonl" else format, max_shard_rows=max_shard_rows,
                 dedup=None if dedup == "none" else dedup)
     other = base | {k: o for k, o in more.items() if o is not None}
@@ -121,6 +123,7 @@ def _place(mirror):
 
 def _part_rows(engine, num_proc):
     "Few and large parts where nobody shares the work."
+    _one_of("engine", engine, ENGINES)
     return PART_ROWS if num_proc > 1 or engine != "local" else 20 * PART_ROWS
 
 # %% ../nbs/00_generate.ipynb #e7556113
@@ -133,7 +136,9 @@ def _put_right(store, died):
 # %% ../nbs/00_generate.ipynb #dd2a3bb7
 def _carry_out(store, stages, held, asked):
     "Build; what fails does not stop the others."
-    try: stages.build()
+    try:
+        _one_format(store, list(stages.jobs.values()))
+        stages.build()
     finally: stages.pool.close()
     try: _finish(store, stages, held)
     except OSError as e: stages.failed[f".{MANIFEST}"] = f"cannot be written ({e.strerror or e})"
@@ -185,19 +190,16 @@ def generate(
 ) -> tuple[list, dict, dict]: # entries with their `state`; (task, split) -> error; (task, split) -> what is not there
     "Build a data folder; what fails is returned, not raised."
     _at_least_1(max_instance_per_task=cap, num_proc=num_proc, max_shard_rows=max_shard_rows, shard_rows=shard_rows)
-    for o in (("format", format, FORMATS), ("dedup", dedup, DEDUP), ("engine", engine, ENGINES)): _one_of(*o)
     classes = find_tasks(tasks) if isinstance(tasks, str) else list(tasks)
-    mixed = _mixing(classes, mixing, mixing_rate_max, total, weights)
     store = Store(output_dir if "://" in str(output_dir) else Path(output_dir).absolute())
     base = dict(seed=seed, cap=cap, allow_no_input=allow_no_input, allow_no_negative=allow_no_negative)
     base |= _asked(shots, shot_chars, letters)
+    how = _options(base, format, max_shard_rows, dedup, _mixing(classes, mixing, mixing_rate_max, total, weights))
     wanted, place, rows = plan(classes, splits), _place(mirror), _part_rows(engine, num_proc)
     with store.lock() as died:
         _put_right(store, died)
         kept, held = _hold(store, classes, holdout)
-        how = _options(base, format, max_shard_rows, dedup, mixed)
         jobs = [Job(cls, o, store.url, place, how[o == "train"]) for cls, o in wanted if cls in kept]
-        _one_format(store, jobs)
         stages = Stages(jobs, make_pool(engine, num_proc, ray_address), shard_rows or rows, progress)
         return _carry_out(store, stages, held, bool(splits))
 
