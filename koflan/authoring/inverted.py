@@ -29,7 +29,7 @@ class InvertedTask(LendingTask):
     def __init_subclass__(cls, **kwargs):
         if cls.of:
             for o in ("source", "drops", "cluster", "corpus", "citation", "whole"): setattr(cls, o, getattr(cls.of, o))
-            cls.choices, cls.gold = (cls.text,), None # what tells two records apart; none of the columns is the right one's number
+            cls.choices, cls.gold = (cls.text,), None # what tells two records apart; no column is the right one's number
         super().__init_subclass__(**kwargs)
 
     @property

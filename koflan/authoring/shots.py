@@ -33,7 +33,7 @@ def shot_rows(
     return smallest(chance.bits(np.arange(rows), "shots"), POOL)
 
 # %% ../../nbs/authoring/06_shots.ipynb #b2b5875b
-LONG, ALIKE = 8, .6 # letters from which being contained counts; share of the letter pairs from which two texts are relatives
+LONG, ALIKE = 8, .6 # letters from which being contained counts; share of letter pairs that makes two texts relatives
 
 class Own:
     "What a record's texts are, to tell it from its relatives."
@@ -42,7 +42,8 @@ class Own:
         declared:frozenset=frozenset(), # answers that stand for labels
         common:frozenset=frozenset(), # texts that do not count
     ):
-        said = [*record["input"].split("\n"), *(o for o in record["positives"] + record["negatives"] if o not in declared)]
+        answers = record["positives"] + record["negatives"]
+        said = [*record["input"].split("\n"), *(o for o in answers if o not in declared)]
         self.texts = {o for o in map(normal_form, said) if o} - common
         self.long = [o for o in self.texts if len(o) >= LONG]
         self.all, self.pairs = "\n".join(sorted(self.texts)), set().union(*map(letter_pairs, self.texts))
@@ -51,7 +52,8 @@ class Own:
         other, # `Own` of another record
     ) -> bool: # do they share a text, or most of their letters?
         "Is one a relative of the other?"
-        if self.texts & other.texts or any(o in other.all for o in self.long) or any(o in self.all for o in other.long): return True
+        if self.texts & other.texts: return True
+        if any(o in other.all for o in self.long) or any(o in self.all for o in other.long): return True
         fewer = min(len(self.pairs), len(other.pairs))
         return fewer >= LONG and len(self.pairs & other.pairs) >= ALIKE * fewer
 
@@ -66,7 +68,8 @@ class Shots:
         chars:int=SHOT_CHARS, # characters that they may take
     ):
         self.n, self.chars, self.chance = n, chars, Chance(task.seed, task.name, split)
-        self.declared = frozenset(o for ask in task.prompts.asks for words in (ask.answers or {}).values() for o in words)
+        answers = [ask.answers or {} for ask in task.prompts.asks]
+        self.declared = frozenset(o for labels in answers for words in labels.values() for o in words)
         records = pool.to_dicts()
         lines = Counter(o for r in records for o in Own(r, self.declared).texts)
         self.common = frozenset(o for o, k in lines.items() if k > max(8, len(records) // 100))
@@ -102,5 +105,6 @@ def with_shots(
     records:pl.DataFrame, # of the same split
 ) -> pl.DataFrame: # the same, with examples in front of the inputs
     "Put worked examples in front of records."
-    put = [[*chosen(shots, o), o["input"]] for o in records.select("id", "template", "input", "positives", "negatives").to_dicts()]
+    rows = records.select("id", "template", "input", "positives", "negatives").to_dicts()
+    put = [[*chosen(shots, o), o["input"]] for o in rows]
     return records.with_columns(input=pl.Series(["\n\n".join(filter(None, o)) for o in put], dtype=pl.String))

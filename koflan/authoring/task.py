@@ -18,7 +18,8 @@ import numpy as np
 import polars as pl
 from fastcore.basics import patch
 
-from ..core.answers import MOST_MARKED, SHAPES, Answers, columns, first_broken, lettered, listed, listing, options, rules, take
+from ..core.answers import MOST_MARKED, SHAPES, Answers, columns, first_broken
+from ..core.answers import lettered, listed, listing, options, rules, take
 from ..core.chance import Chance, smallest
 from ..core.korean import normal_form_expr
 from ..core.parts import CHUNK
@@ -215,7 +216,7 @@ def _filled(self:Task, a, chance, shape):
     blank = pl.Series(_blank(inputs, ask, cols))
     said = pl.DataFrame(said).with_columns(input=pl.when(blank).then(pl.lit("")).otherwise("input"))
     if (shape < 2).all(): return said
-    own_lines = pl.all().str.replace(r"\s*\n(- |A\. )", "\n$1").str.strip_prefix("\n") # no space, no empty line before a list
+    own_lines = pl.all().str.replace(r"\s*\n(- |A\. )", "\n$1").str.strip_prefix("\n") # nothing before a list
     return said.with_columns(pl.when(pl.Series(shape >= 2)).then(own_lines).otherwise(pl.all()))
 
 # %% ../../nbs/authoring/00_task.ipynb #cb418f0f
