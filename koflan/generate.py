@@ -34,7 +34,7 @@ def _entries(store):
 def _sweep(store, entries, stages):
     "Take away what this build has no use for any more."
     known, ours = {e["file"] for e in entries}, "|".join(re.escape(o.replace(".", "/", 1)) for o in stages.done)
-    old = [o for o in store.names() if re.fullmatch(rf"({ours})(-\d{{5}}-of-\d{{5}})?\.(jsonl|parquet)", o) and o not in known]
+    old = [o for o in store.names() if re.fullmatch(rf"({ours})(-\d{{5}}-of-\d{{5}})?\.({'|'.join(FORMATS)})", o) and o not in known]
     if not stages.failed: old += [*store.names(".koflan/parts"), *store.names(".koflan/survey")]
     store.remove(old)
 
