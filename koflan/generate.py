@@ -16,7 +16,8 @@ from .core.commands import command
 from .build.engines import ENGINES, make_pool
 from .build.mixing import hold_out, read_weights
 from .core.schema import KoflanError, printable, unknown, user_errors
-from .build.manifest import DEDUP, FORMATS, HOLDOUT, MANIFEST, note_name, noted, read_holdout, torn
+from .build.manifest import DEDUP, HOLDOUT, MANIFEST, note_name, noted, read_holdout, torn
+from .core.schema import FORMATS
 from .build.jobs import Job, config_names, plan
 from .core.mirror import SAMPLES, find_mirror
 from .core.sources import SPLITS

@@ -23,14 +23,14 @@ import yaml
 from .core.commands import command
 from .build.card import closed
 from .build.manifest import read_manifest
-from .core.schema import KoflanError, printable, user_errors
+from .core.schema import FORMATS, KoflanError, printable, user_errors
 from .core.sources import forbids
 from .build.store import Store
 
 # %% ../nbs/09_push_to_hub.ipynb #48a09982
 NAME = r"[\w-][\w.-]*" # of a file or a folder, not a hidden one
 _BELONGS = dict( # what a push may hold
-    dataset=(r"README\.md", r"manifest\.json", rf"(?:{NAME}/)+{NAME}\.(?:jsonl|parquet)"),
+    dataset=(r"README\.md", r"manifest\.json", rf"(?:{NAME}/)+{NAME}\.(?:{'|'.join(FORMATS)})"),
     model=(r"README\.md", rf"{NAME}\.safetensors(?:\.index\.json)?", r"(?:generation_)?config\.json",
            r"(?:tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template)\.json",
            r"(?:vocab|merges)\.txt", rf"{NAME}\.(?:model|jinja)", rf"onnx/(?:{NAME}/)*{NAME}",
