@@ -138,6 +138,23 @@ def _others(models, dataset, baseline, encoder, with_controls):
     if encoder: out["similarity"] = _encoder(encoder)
     return out | (controls(first) if with_controls else {})
 
+# %% ../nbs/08_evaluate.ipynb #d1d35356
+def _short(names):
+    "Names to show: no path of this machine; told apart where two are the same."
+    last = [o.rstrip("/").rpartition("/")[2] or o for o in names]
+    return [o if last.count(o) == 1 else f"{o} ({i + 1})" for i, o in enumerate(last)]
+
+def _log(name):
+    try: return log_of(Path(name))
+    except KoflanError: return None
+
+def _written(results, output_csv, report):
+    try: results.write_csv(output_csv)
+    except (OSError, ValueError) as e:
+        raise KoflanError(f"--output_csv {output_csv!r}: {getattr(e, 'strerror', None) or e}") from e
+    print(f"written to {output_csv}")
+    if report: print(f"written to {results.write(report)}")
+
 # %% ../nbs/08_evaluate.ipynb #88cad85f
 @command
 def koflan_evaluate(
@@ -176,20 +193,3 @@ def koflan_evaluate(
         results = evaluate(first, records, max_samples, name=name, others=beside, **about)
         print(results)
         _written(results, output_csv, report)
-
-# %% ../nbs/08_evaluate.ipynb #d1d35356
-def _short(names):
-    "Names to show: no path of this machine; told apart where two are the same."
-    last = [o.rstrip("/").rpartition("/")[2] or o for o in names]
-    return [o if last.count(o) == 1 else f"{o} ({i + 1})" for i, o in enumerate(last)]
-
-def _log(name):
-    try: return log_of(Path(name))
-    except KoflanError: return None
-
-def _written(results, output_csv, report):
-    try: results.write_csv(output_csv)
-    except (OSError, ValueError) as e:
-        raise KoflanError(f"--output_csv {output_csv!r}: {getattr(e, 'strerror', None) or e}") from e
-    print(f"written to {output_csv}")
-    if report: print(f"written to {results.write(report)}")
