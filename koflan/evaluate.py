@@ -42,14 +42,15 @@ def evaluate(
     others:dict[str, Callable]|None=None, # name -> function of the judged records that gives a table of `judge`
     **about, # more for `Report`
 ) -> Report: # by task, and their macro average
-    "Score every answer of every record; records without a wrong answer, or too long for the model, are left out and counted."
+    "Score every answer of every record; those without a wrong answer, or too long for the model, are left out and counted."
     rows = to_judge(records, max_samples)
     went = model.judge(rows, progress)
     if went.is_empty(): raise KoflanError("no record has both a right and a wrong answer that fit")
     same = rows.filter(pl.col("row").is_in(went["row"].implode()))
     beside = {k: o for k, f in (others or {}).items() if len(o := f(same))}
     left = len(records) - len(to_judge(records)) + len(rows) - len(went)
-    return Report({name: went} | beside, left, temperature=getattr(model, "kept", lambda k: None)("temperature"), **about)
+    temperature = model.kept("temperature") if isinstance(model, RewardModel) else None
+    return Report({name: went} | beside, left, temperature=temperature, **about)
 
 # %% ../nbs/08_evaluate.ipynb #33b1c33e
 def lexical(
@@ -87,7 +88,8 @@ def all_wordings(
     mirror:str|None=None, # as in `generate`
 ) -> pl.DataFrame: # the records, and the same texts in other wordings
     "Ask every text in all wordings that the rounds draw."
-    if missing := {"task", "id", "template"} - set(records.columns): raise KoflanError(f"all wordings need the column {min(missing)!r}")
+    if missing := {"task", "id", "template"} - set(records.columns):
+        raise KoflanError(f"all wordings need the column {min(missing)!r}")
     parts, named = [records], ",".join(sorted(set(records["task"])))
     for cls in find_tasks(named):
         own = records.filter(pl.col("task") == cls.name)
@@ -110,9 +112,10 @@ class LeaveOneClusterOut:
 
     def judge(self, records, progress=True):
         of = {o.name: o.cluster for o in find_tasks("*")}
-        if unknown := sorted(set(records["task"]) - set(of)): raise KoflanError(f"task {unknown[0]}: no cluster is known")
+        if odd := sorted(set(records["task"]) - set(of)): raise KoflanError(f"task {odd[0]}: its cluster is not known")
         clusters = records.select(pl.col("task").replace_strict(of).alias("of"))["of"]
-        parts = [self.load(self.name.format(cluster=o)).judge(records.filter(clusters == o), progress) for o in sorted(set(clusters))]
+        model = lambda cluster: self.load(self.name.format(cluster=cluster))
+        parts = [model(o).judge(records.filter(clusters == o), progress) for o in sorted(set(clusters))]
         return pl.concat(parts).sort("row")
 
 # %% ../nbs/08_evaluate.ipynb #a4989439
@@ -135,6 +138,23 @@ def _others(models, dataset, baseline, encoder, with_controls):
     if encoder: out["similarity"] = _encoder(encoder)
     return out | (controls(first) if with_controls else {})
 
+# %% ../nbs/08_evaluate.ipynb #d1d35356
+def _short(names):
+    "Names to show: no path of this machine; told apart where two are the same."
+    last = [o.rstrip("/").rpartition("/")[2] or o for o in names]
+    return [o if last.count(o) == 1 else f"{o} ({i + 1})" for i, o in enumerate(last)]
+
+def _log(name):
+    try: return log_of(Path(name))
+    except KoflanError: return None
+
+def _written(results, output_csv, report):
+    try: results.write_csv(output_csv)
+    except (OSError, ValueError) as e:
+        raise KoflanError(f"--output_csv {output_csv!r}: {getattr(e, 'strerror', None) or e}") from e
+    print(f"written to {output_csv}")
+    if report: print(f"written to {results.write(report)}")
+
 # %% ../nbs/08_evaluate.ipynb #88cad85f
 @command
 def koflan_evaluate(
@@ -145,19 +165,20 @@ def koflan_evaluate(
     max_length:int=512, # tokens of a pair at most; only the input is cut, from its left
     output_csv:str="evaluation.csv", # the table as a file
     report:str=None, # folder for the report: report.html, report.md, pictures, CSV and JSON
-    baseline:bool=False, # also the baselines: commonest label, TF-IDF by task and for all tasks, answers only, no question
+    baseline:bool=False, # also baselines: commonest label, TF-IDF by task and for all, answers only, no question
     encoder:str=None, # also the similarity of mean states of this encoder: a folder, or a name on the Hub
     controls:bool=False, # also the model with the input hidden, and with the question hidden
     all_templates:bool=False, # ask every text in all wordings, from its source
     hub_mirror:str=None, # folder of data repositories for --all_templates; by default KOFLAN_HUB_MIRROR, else the Hub
     twins:bool=False, # also without the records whose text stands in the training data (a data folder only)
-    protocol:str="as_it_is", # leave_one_cluster_out: each cluster by the model trained without it, runs/without-{cluster}
+    protocol:str="as_it_is", # leave_one_cluster_out: each cluster by the model trained without it
     precision:str="auto", # auto: bf16 where the machine has it; fp32; bf16
-    allow_pickle:bool=False, # read weights from pytorch_model.bin where there are no safetensors; only of those you trust
+    allow_pickle:bool=False, # read weights from pytorch_model.bin where there are no safetensors; only where you trust
 ):
     "Evaluate reward models on every task of a data set."
     with user_errors("koflan_evaluate"):
-        if not model_name_or_path: raise KoflanError("--model_name_or_path is missing: a checkpoint folder, or owner/name on the Hub")
+        if not model_name_or_path:
+            raise KoflanError("--model_name_or_path is missing: a checkpoint folder, or owner/name on the Hub")
         if protocol not in PROTOCOLS: raise KoflanError(f"--protocol {protocol}: want {' or '.join(PROTOCOLS)}")
         records = load_records(dataset, split)
         if all_templates: records = all_wordings(records, split, mirror=hub_mirror)
@@ -172,19 +193,3 @@ def koflan_evaluate(
         results = evaluate(first, records, max_samples, name=name, others=beside, **about)
         print(results)
         _written(results, output_csv, report)
-
-# %% ../nbs/08_evaluate.ipynb #d1d35356
-def _short(names):
-    "Names to show: no path of this machine; told apart where two are the same."
-    last = [o.rstrip("/").rpartition("/")[2] or o for o in names]
-    return [o if last.count(o) == 1 else f"{o} ({i + 1})" for i, o in enumerate(last)]
-
-def _log(name):
-    try: return log_of(Path(name))
-    except KoflanError: return None
-
-def _written(results, output_csv, report):
-    try: results.write_csv(output_csv)
-    except (OSError, ValueError) as e: raise KoflanError(f"--output_csv {output_csv!r}: {getattr(e, 'strerror', None) or e}") from e
-    print(f"written to {output_csv}")
-    if report: print(f"written to {results.write(report)}")

@@ -143,7 +143,8 @@ def score_pieces(self:RewardModel,
 ) -> np.ndarray: # float32, a score for every answer of every piece, in their order
     "Scores of what `Scorer.pieces` made; `KoflanError` where one is not a number."
     tokens = tokens or (2048 if self.device.type == "cpu" else 16384)
-    size, count = [self.scorer.size(o) for o in pieces], np.array([self.scorer.count(o) for o in pieces], dtype=np.int64)
+    size = [self.scorer.size(o) for o in pieces]
+    count = np.array([self.scorer.count(o) for o in pieces], dtype=np.int64)
     order, start, at = sorted(range(len(pieces)), key=lambda i: -size[i]), np.cumsum(count) - count, 0
     out = np.zeros(int(count.sum()), dtype=np.float32)
     with self.computing(), tqdm(total=len(pieces), desc="score", disable=None if progress else True) as bar:
@@ -168,10 +169,12 @@ def _prompts(instruction, input, answers):
         raise KoflanError("instruction and input must each be a text or a list of texts, "
                           "answers a list of texts or of such lists") from None
     n = {len(o) for o in (said, text, own) if isinstance(o, list)}
-    if len(n) > 1: raise KoflanError(f"instruction, input and answers have different lengths: {', '.join(map(str, sorted(n)))}")
+    if len(n) > 1:
+        raise KoflanError(f"instruction, input and answers have different lengths: {', '.join(map(str, sorted(n)))}")
     times = max(n, default=1)
     lists = [answers] * times if own is None else own
-    if not all(o and isinstance(o, list) for o in lists): raise KoflanError("every prompt needs a list with one answer or more")
+    if not all(o and isinstance(o, list) for o in lists):
+        raise KoflanError("every prompt needs a list with one answer or more")
     return not n, *(o if isinstance(o, list) else [o] * times for o in (said, text)), lists
 
 # %% ../nbs/05_reward.ipynb #58d66290
@@ -188,12 +191,14 @@ def _look_at(self:RewardModel, instructions, asked, lists, given):
         seen = {}
         for text, o in zip(answers, map(tuple, ids)):
             if o in seen and seen[o] != text:
-                self.warn("alike", f"the answers {seen[o]!r} and {text!r} are the same to this model's tokenizer, and get the same score")
+                self.warn("alike", f"the answers {seen[o]!r} and {text!r} are the same to this model's tokenizer, "
+                                   "and get the same score")
             seen.setdefault(o, text)
     longest = self.kept("longest_instruction")
     for text, o in zip(instructions, asked):
         if longest and len(o) > longest:
-            self.warn("long", f"an instruction of {len(o)} tokens, {printable(text)[:40]!r}: the longest in training had {longest}")
+            self.warn("long", f"an instruction of {len(o)} tokens, {printable(text)[:40]!r}: "
+                              f"the longest in training had {longest}")
 
 @patch
 def _scored(self:RewardModel, instruction, input, answers):
@@ -257,7 +262,8 @@ def classify(self:RewardModel,
 ): # one of the labels; for many prompts (a list as `input`) a list of them
     "The label that fits best: the one with the highest score."
     one, lists, scores = self._scored(instruction, input, labels)
-    if none_below is not None and not 0 <= none_below <= 1: raise KoflanError(f"none_below is {none_below}; want 0 to 1")
+    if none_below is not None and not 0 <= none_below <= 1:
+        raise KoflanError(f"none_below is {none_below}; want 0 to 1")
     chosen = []
     for answers, p in zip(lists, probabilities(scores, self.kept("temperature") or 1.)):
         at = int(np.argmax(p))

@@ -23,7 +23,8 @@ import numpy as np
 import polars as pl
 import torch
 from fastcore.basics import patch
-from transformers import EarlyStoppingCallback, HfArgumentParser, ProgressCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
+from transformers import (EarlyStoppingCallback, HfArgumentParser, ProgressCallback, Trainer, TrainerCallback,
+                          TrainerState, TrainingArguments, set_seed)
 from transformers.utils import logging
 
 from .core.chance import Chance, smallest
@@ -45,27 +46,44 @@ def _opt(default, help, **kw): return field(default=default, metadata=dict(help=
 class RewardArguments(TrainingArguments):
     "`TrainingArguments` and what koflan adds to them."
     output_dir: str | None = _opt(None, "Folder of runs: the model goes to output_dir/run_name. By default checkpoint.")
-    run_name: str | None = _opt(None, "Name of the run; by default it goes to output_dir itself, and to checkpoint/run without one.")
-    dataset: str = _opt(None, "Data folder of koflan_generate or its fsspec URL (s3://bucket/data), or a data set on the Hub (owner/name).")
+    run_name: str | None = _opt(None,
+        "Name of the run; by default it goes to output_dir "
+        "itself, and to checkpoint/run without one.")
+    dataset: str = _opt(None,
+        "Data folder of koflan_generate or its fsspec URL "
+        "(s3://bucket/data), or a data set on the Hub (owner/name).")
     model_name_or_path: str | None = _opt(None, "Checkpoint to start from: a folder, or a name on the Hub.")
     from_scratch: bool = _opt(False, "Learn a WordPiece vocabulary from the data and start a tiny ELECTRA.")
-    allow_pickle: bool = _opt(False, "Read weights from pytorch_model.bin where there are no safetensors; only of those you trust.")
+    allow_pickle: bool = _opt(False,
+        "Read weights from pytorch_model.bin where there are no "
+        "safetensors; only of those you trust.")
     scoring: str | None = _opt(None, "pair: one sequence for each answer. packed: the prompt once, then all answers. "
-                                     "By default packed with --from_scratch, else what the checkpoint was trained for, else pair.", choices=["pair", "packed"])
+                                     "By default packed with --from_scratch, else what the checkpoint was trained for, "
+                                     "else pair.", choices=["pair", "packed"])
     loss: str = _opt("bradley_terry", "Loss of a record.", choices=list(LOSSES))
     margin: float = _opt(0., "How much higher than a wrong answer a right one shall score.")
-    center_weight: float = _opt(0., "Weight of the term that pulls the scores of a prompt towards a mean of 0; try 0.01 before classify_multi.")
-    num_negatives: int | None = _opt(None, "Wrong answers sampled for each record and epoch; by default 1 in pair scoring and all in packed.")
+    center_weight: float = _opt(0.,
+        "Weight of the term that pulls the scores of a prompt towards a "
+        "mean of 0; try 0.01 before classify_multi.")
+    num_negatives: int | None = _opt(None,
+        "Wrong answers sampled for each record and epoch; by "
+        "default 1 in pair scoring and all in packed.")
     task_weights: str | None = _opt(None, 'Weight of the loss of tasks, as "nsmc=2,unsmile=0.5"; the others have 1.')
     max_length: int = _opt(512, "Tokens of a pair at most; only the input is cut, from its left.")
     precision: str = _opt("auto", "auto: bf16 where the machine has it, else fp32.", choices=["auto", "fp32", "bf16"])
     dropout: float = _opt(0., "Dropout while training; it costs a third of the time on a CPU. Try 0.1 for many epochs.")
-    token_cache: str | None = _opt(None, "Folder that keeps tokens between runs, or none; by default KOFLAN_CACHE or ~/.cache/koflan.")
+    token_cache: str | None = _opt(None,
+        "Folder that keeps tokens between runs, or none; by "
+        "default KOFLAN_CACHE or ~/.cache/koflan.")
     train_split: str = _opt("train", "Split to train on.")
     eval_split: str = _opt("test", "Split to evaluate on.")
-    valid_fraction: float = _opt(0., "Share of the training records kept back; evaluation during training (and so the best checkpoint) uses these.")
+    valid_fraction: float = _opt(0.,
+        "Share of the training records kept back; evaluation during "
+        "training (and so the best checkpoint) uses these.")
     max_eval_samples: int | None = _opt(None, "Records of each task to evaluate at most, the first ones.")
-    early_stopping_patience: int | None = _opt(None, "Stop after so many evaluations without a better macro accuracy, and keep the best checkpoint.")
+    early_stopping_patience: int | None = _opt(None,
+        "Stop after so many evaluations without a better macro "
+        "accuracy, and keep the best checkpoint.")
     learning_rate: float | None = _opt(None, "By default 5e-5, with --from_scratch 1e-3.")
     per_device_eval_batch_size: int = _opt(32, "Records of a batch in evaluation.")
     vocab_size: int = _opt(24_000, "WordPiece vocabulary, with --from_scratch.")
@@ -92,7 +110,8 @@ def _fill(args):
     if args.learning_rate is None: args.learning_rate = 1e-3 if args.from_scratch else 5e-5
     if not (args.bf16 or args.fp16): args.bf16 = precision_for(kind, args.precision) == "bf16"
     if args.early_stopping_patience: args.load_best_model_at_end = True
-    if args.load_best_model_at_end and args.metric_for_best_model is None: args.metric_for_best_model, args.greater_is_better = "accuracy", True
+    if args.load_best_model_at_end and args.metric_for_best_model is None:
+        args.metric_for_best_model, args.greater_is_better = "accuracy", True
 
 # %% ../nbs/07_reward_trainer.ipynb #e4a95d57
 class RewardData(torch.utils.data.Dataset):
@@ -101,13 +120,14 @@ class RewardData(torch.utils.data.Dataset):
         records:pl.DataFrame, # the columns of a record, and `task`
         scorer:Scorer, # the model's way of scoring
         train:bool=False, # sample the answers?
-        num_negatives:int|None=None, # wrong answers sampled in training; None takes one in pair scoring and all in packed
+        num_negatives:int|None=None, # wrong answers sampled in training; None takes one in pair scoring, all in packed
         seed:int=0, # of the sampling
         task_weights:dict|None=None, # weight of the loss of each task, 1 where it is not named
         cache=None, # folder to keep the tokens in
     ):
         if "task" not in records.columns: records = records.with_columns(task=pl.lit("all"))
-        self.rows, self.scorer, self.train, self.seed = encode_records(scorer.encoder, records, cache), scorer, train, seed
+        self.rows = encode_records(scorer.encoder, records, cache)
+        self.scorer, self.train, self.seed = scorer, train, seed
         self.num_negatives = num_negatives or (None if scorer.packed else 1)
         why = scorer.left_out(self.rows)
         self.left_out = dict(Counter(filter(None, why)))
@@ -149,12 +169,14 @@ def __getitems__(self:RewardData, keys):
 def item(self:RewardData, i, pick=None):
     "One record; `pick` is the right and the wrong answers to take, all by default."
     o = self.rows[int(self.kept[i])]
-    right, wrong = (o.positives, o.negatives) if pick is None else ([col[j] for j in which] for col, which in zip((o.positives, o.negatives), pick))
-    return dict(row=i, counts=(len(right), len(wrong)), task=int(self.task_of[i]), weight=float(self.weights[i]), pieces=self.scorer.pieces(o.input, o.instruction, [*right, *wrong]))
+    right, wrong = o.positives, o.negatives
+    if pick is not None: right, wrong = [right[j] for j in pick[0]], [wrong[j] for j in pick[1]]
+    return dict(row=i, counts=(len(right), len(wrong)), task=int(self.task_of[i]), weight=float(self.weights[i]),
+                pieces=self.scorer.pieces(o.input, o.instruction, [*right, *wrong]))
 
 @patch
 def draw(self:RewardData, epochs, at):
-    "For each row (right answers, wrong answers) to take: all right ones in packed scoring, else one; `num_negatives` wrong ones."
+    "For each row (right, wrong answers) to take: all right ones in packed scoring, else one; wrong ones as asked."
     rows = self.kept[at]
     n = np.array([(self.rows.right[i], len(self.rows.texts[i]) - 2 - self.rows.right[i]) for i in rows])
     one, order = np.zeros(len(at), dtype=np.int64), np.zeros((len(at), n[:, 1].max()), dtype=np.uint64)
@@ -162,7 +184,8 @@ def draw(self:RewardData, epochs, at):
         here, chance = epochs == e, Chance(self.seed, "pairs", int(e))
         one[here] = chance.pick(at[here], "right", n[here, 0])
         for j in range(order.shape[1]): order[here, j] = chance.bits(at[here], f"wrong{j}")
-    return [(range(r) if self.scorer.packed else [k], smallest(o[:w], self.num_negatives).tolist()) for (r, w), k, o in zip(n.tolist(), one.tolist(), order)]
+    return [(range(r) if self.scorer.packed else [k], smallest(o[:w], self.num_negatives).tolist())
+            for (r, w), k, o in zip(n.tolist(), one.tolist(), order)]
 
 # %% ../nbs/07_reward_trainer.ipynb #2d73b319
 class LengthSampler(torch.utils.data.Sampler):
@@ -192,7 +215,8 @@ class RewardCollator:
 
     def __call__(self, items):
         laid = {k: torch.from_numpy(v) for k, v in grid([o["counts"] for o in items]).items()}
-        of = {k: torch.tensor([o[k] for o in items]) for k in ("row", "task")} | dict(weight=torch.tensor([o["weight"] for o in items], dtype=torch.float32))
+        of = {k: torch.tensor([o[k] for o in items]) for k in ("row", "task")}
+        of["weight"] = torch.tensor([o["weight"] for o in items], dtype=torch.float32)
         return laid | of | self.scorer.collate([p for o in items for p in o["pieces"]])
 
 # %% ../nbs/07_reward_trainer.ipynb #350e1ec7
@@ -205,7 +229,8 @@ class _Bar(ProgressCallback):
     "A bar with the loss and the pairwise accuracy of the training batches, and the last macro accuracy."
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or self.training_bar is None: return
-        self.shown = getattr(self, "shown", {}) | {k: f"{logs[o]:.4g}" for k, o in (("loss", "loss"), ("pairwise", "pairwise"), ("accuracy", "eval_accuracy")) if o in logs}
+        now = {k.removeprefix("eval_"): f"{logs[k]:.4g}" for k in ("loss", "pairwise", "eval_accuracy") if k in logs}
+        self.shown = getattr(self, "shown", {}) | now
         self.training_bar.set_postfix(self.shown)
 
 LAID = ("at", "right", "wrong", "row", "task", "weight")
@@ -214,11 +239,13 @@ class RewardTrainer(Trainer):
     "`transformers.Trainer` for right and wrong answers."
     def __init__(self, model, args, scorer, train_dataset=None, eval_dataset=None, processing_class=None, **kwargs):
         if args.n_gpu > 1: args._n_gpu = 1 # packed batches cannot be scattered: `accelerate launch` takes several GPUs
-        super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, processing_class=processing_class,
-                         data_collator=RewardCollator(scorer), compute_metrics=self.metrics, **kwargs)
+        super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset,
+                         processing_class=processing_class, data_collator=RewardCollator(scorer),
+                         compute_metrics=self.metrics, **kwargs)
         self.scorer, self.model_accepts_loss_kwargs, self.seen = scorer, False, None
         if train_dataset is not None:
-            self.sampler = LengthSampler(train_dataset.sizes, args.train_batch_size * args.world_size * args.gradient_accumulation_steps, args.seed)
+            step = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+            self.sampler = LengthSampler(train_dataset.sizes, step, args.seed)
             self.add_callback(_Epoch(self.sampler))
         if args.early_stopping_patience: self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
         if not args.disable_tqdm: self.remove_callback(ProgressCallback); self.add_callback(_Bar)
@@ -283,8 +310,10 @@ def save_model(self:RewardTrainer, output_dir=None, _internal_call=False):
     (Path(output_dir or self.args.output_dir)/"training_args.bin").unlink(missing_ok=True)
 
 # %% ../nbs/07_reward_trainer.ipynb #9ba26540
-SAME = ("model_name_or_path", "from_scratch", "scoring", "loss", "margin", "center_weight", "num_negatives", "task_weights", "max_length", "dropout", "train_split", "valid_fraction",
-        "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "seed", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads") # what a run that goes on may not change
+SAME = ("model_name_or_path", "from_scratch", "scoring", "loss", "margin", "center_weight", "num_negatives",
+        "task_weights", "max_length", "dropout", "train_split", "valid_fraction", "learning_rate", "lr_scheduler_type", "warmup_steps",
+        "weight_decay", "seed", "vocab_size", "hidden_size", "num_hidden_layers",
+        "num_attention_heads") # what a run that goes on may not change
 
 def _check_same(args, n, resume):
     "What the run begins with; `KoflanError` when the checkpoint to go on from began with something else."
@@ -292,10 +321,12 @@ def _check_same(args, n, resume):
     if told["model_name_or_path"]: told["model_name_or_path"] = public_name(told["model_name_or_path"])
     path = Path(resume or "")/"arguments.json"
     try: began = json.loads(path.read_text(encoding="utf-8")) if resume and path.is_file() else told
-    except ValueError as e: raise KoflanError(f"{path}: not readable ({e}); --resume_from_checkpoint false begins anew") from e
+    except ValueError as e:
+        raise KoflanError(f"{path}: not readable ({e}); --resume_from_checkpoint false begins anew") from e
     if other := [k for k in told if k in began and began[k] != told[k]]:
         k = other[0]
-        raise KoflanError(f"{resume} began with {k} {began[k]}, not {told[k]}; another --run_name begins anew, and so does --resume_from_checkpoint false")
+        raise KoflanError(f"{resume} began with {k} {began[k]}, not {told[k]}; another --run_name begins anew, "
+                          "and so does --resume_from_checkpoint false")
     return told
 
 # %% ../nbs/07_reward_trainer.ipynb #f8985997
@@ -324,7 +355,7 @@ class _Remember(TrainerCallback):
 
 # %% ../nbs/07_reward_trainer.ipynb #c94f4a43
 class StopSignals(TrainerCallback):
-    "Inside `with`, Ctrl-C and SIGTERM end the training after a checkpoint of the step that runs; a second one ends at once."
+    "Inside `with`, Ctrl-C and SIGTERM end the training after a checkpoint of the step that runs; a second one at once."
     number = 0 # of the signal that came
 
     def __enter__(self):
@@ -340,6 +371,9 @@ class StopSignals(TrainerCallback):
         self.__exit__()
 
 # %% ../nbs/07_reward_trainer.ipynb #85823f54
+def _say(args, text):
+    if args.process_index == 0: print(text, file=sys.stderr)
+
 @patch
 def on_step_end(self:StopSignals, args, state, control, **kw):
     if args.world_size > 1: # one process was told: all have to know
@@ -347,7 +381,7 @@ def on_step_end(self:StopSignals, args, state, control, **kw):
         torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
         self.number = int(told)
     if not self.number: return
-    if args.process_index == 0: print("stopping after this step, with a checkpoint; once more ends at once", file=sys.stderr)
+    _say(args, "stopping after this step, with a checkpoint; once more ends at once")
     control.should_save, control.should_evaluate, control.should_training_stop = True, False, True
 
 # %% ../nbs/07_reward_trainer.ipynb #5c97e7b5
@@ -357,38 +391,49 @@ def on_epoch_end(self:StopSignals, args, state, control, **kw):
 
 # %% ../nbs/07_reward_trainer.ipynb #6ebd9a6f
 LEAST = { # arguments -> what they are at least
-    "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps num_negatives max_length max_eval_samples early_stopping_patience vocab_size hidden_size num_hidden_layers num_attention_heads": 1,
+    "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps num_negatives max_length": 1,
+    "max_eval_samples early_stopping_patience vocab_size hidden_size num_hidden_layers num_attention_heads": 1,
     "learning_rate num_train_epochs weight_decay warmup_steps valid_fraction dropout center_weight seed": 0,
 }
 
 def _check_args(args):
     if not (args.do_train or args.do_eval): raise KoflanError("nothing to do: give --do_train, --do_eval or both")
-    if not args.dataset: raise KoflanError("--dataset is missing: a folder of koflan_generate, or owner/name on the Hub")
-    if bool(args.model_name_or_path) == args.from_scratch: raise KoflanError("give either --model_name_or_path or --from_scratch")
+    if not args.dataset:
+        raise KoflanError("--dataset is missing: a folder of koflan_generate, or owner/name on the Hub")
+    if bool(args.model_name_or_path) == args.from_scratch:
+        raise KoflanError("give either --model_name_or_path or --from_scratch")
     for names, least in LEAST.items():
         for k in names.split():
-            if (v := getattr(args, k)) is not None and not v >= least: raise KoflanError(f"--{k} is {v}; want {least} or more")
+            if (v := getattr(args, k)) is not None and not v >= least:
+                raise KoflanError(f"--{k} is {v}; want {least} or more")
     for k in ("valid_fraction", "dropout"):
         if not getattr(args, k) < 1: raise KoflanError(f"--{k} is {getattr(args, k)}; want less than 1")
     if args.seed >= 2**32: raise KoflanError(f"--seed is {args.seed}; want less than 2**32")
-    if args.from_scratch and args.hidden_size % args.num_attention_heads: raise KoflanError(f"--hidden_size {args.hidden_size} cannot be shared by --num_attention_heads {args.num_attention_heads}")
+    if args.from_scratch and args.hidden_size % args.num_attention_heads:
+        raise KoflanError(f"--hidden_size {args.hidden_size} cannot be shared by "
+                          f"--num_attention_heads {args.num_attention_heads}")
     _task_weights(args)
 
 def _task_weights(args):
     "--task_weights as a dict."
-    try: got = {k.strip(): float(v) for k, v in (o.split("=") for o in (args.task_weights or "").split(",") if o.strip())}
-    except ValueError as e: raise KoflanError(f'--task_weights is {args.task_weights!r}; want "nsmc=2,unsmile=0.5"') from e
-    if any(not 0 < v < float("inf") for v in got.values()): raise KoflanError(f"--task_weights is {args.task_weights!r}; want weights above 0")
+    said, given = args.task_weights, filter(str.strip, (args.task_weights or "").split(","))
+    try: got = {k.strip(): float(v) for k, v in (o.split("=") for o in given)}
+    except ValueError as e: raise KoflanError(f'--task_weights is {said!r}; want "nsmc=2,unsmile=0.5"') from e
+    if any(not 0 < v < float("inf") for v in got.values()):
+        raise KoflanError(f"--task_weights is {said!r}; want weights above 0")
     return got
 
 def _start(args, records, resume):
     "Model and tokenizer to start from."
     if resume: model, tokenizer = load_checkpoint(resume)
-    elif args.model_name_or_path: model, tokenizer = load_checkpoint(args.model_name_or_path, args.scoring, args.allow_pickle)
+    elif args.model_name_or_path:
+        model, tokenizer = load_checkpoint(args.model_name_or_path, args.scoring, args.allow_pickle)
     else:
-        texts = pl.concat([records["instruction"], records["input"], *(records[o].explode().drop_nulls() for o in ("positives", "negatives"))])
+        answers = (records[o].explode().drop_nulls() for o in ("positives", "negatives"))
+        texts = pl.concat([records["instruction"], records["input"], *answers])
         tokenizer = learn_tokenizer(texts.to_list(), args.vocab_size)
-        model = tiny_electra(tokenizer, args.hidden_size, args.num_hidden_layers, args.num_attention_heads, args.seed, args.scoring)
+        model = tiny_electra(tokenizer, args.hidden_size, args.num_hidden_layers, args.num_attention_heads,
+                             args.seed, args.scoring)
     for o in model.modules():
         if isinstance(o, torch.nn.Dropout): o.p = args.dropout
     return model, tokenizer
@@ -401,8 +446,9 @@ def _resume_from(args):
 
 def _eval_records(args):
     df = load_records(args.dataset, args.eval_split)
-    if args.max_eval_samples and "task" in df.columns: df = df.filter(pl.int_range(pl.len()).over("task") < args.max_eval_samples)
-    return df if args.max_eval_samples is None or "task" in df.columns else df.head(args.max_eval_samples)
+    most = args.max_eval_samples
+    if most is None: return df
+    return df.filter(pl.int_range(pl.len()).over("task") < most) if "task" in df.columns else df.head(most)
 
 def _held_back(args, records):
     "(records to train on, records kept back)."
@@ -412,16 +458,17 @@ def _held_back(args, records):
     return records.filter(pl.Series(~back)), records.filter(pl.Series(back))
 
 def _cache_of(args): return None if args.token_cache == "none" else args.token_cache or token_cache()
-def _say(args, text):
-    if args.process_index == 0: print(text, file=sys.stderr)
 
 # %% ../nbs/07_reward_trainer.ipynb #775e4dda
 def _data(args, records, scorer, train=False):
     "Records as the trainer takes them; says how many had to be left out."
     with args.main_process_first(desc="tokens"):
-        data = RewardData(records, scorer, train, args.num_negatives, args.seed, _task_weights(args) if train else None, _cache_of(args))
-    if data.left_out: _say(args, f"{args.train_split if train else args.eval_split}: {len(data):,} records, left out {data.left_out}")
-    if not len(data): raise KoflanError(f"dataset {args.dataset}: no record of {args.train_split if train else args.eval_split} has both a right and a wrong answer that fit")
+        weights = _task_weights(args) if train else None
+        data = RewardData(records, scorer, train, args.num_negatives, args.seed, weights, _cache_of(args))
+    split = args.train_split if train else args.eval_split
+    if data.left_out: _say(args, f"{split}: {len(data):,} records, left out {data.left_out}")
+    if not len(data):
+        raise KoflanError(f"dataset {args.dataset}: no record of {split} has both a right and a wrong answer that fit")
     return data
 
 def _tell(config, args, data):
@@ -451,7 +498,8 @@ def train_reward(
     if data: _tell(model.config, args, data)
     if args.metric_for_best_model and during: _check_metric(args.metric_for_best_model, during.names)
     try: trainer = RewardTrainer(model, args, scorer, data, during, tokenizer, callbacks=[_Remember(began)])
-    except (ValueError, RuntimeError, ImportError) as e: raise KoflanError(str(e).splitlines()[0]) from e # as of --report_to
+    except (ValueError, RuntimeError, ImportError) as e: # as of --report_to
+        raise KoflanError(str(e).splitlines()[0]) from e
     valid = back if back is not None else held if args.eval_split in ("validation", "valid", "dev") else None
     if args.do_train: _train(trainer, resume, valid if valid is None else valid[during.kept], multi)
     if args.do_eval: _evaluate(trainer, kept)
@@ -464,11 +512,13 @@ def _run(trainer, resume):
     with StopSignals() as stop:
         trainer.add_callback(stop)
         try: result = trainer.train(resume_from_checkpoint=resume)
-        except UnpicklingError as e: raise KoflanError(f"{resume}: its state cannot be read: {str(e).splitlines()[0]}") from e
+        except UnpicklingError as e:
+            raise KoflanError(f"{resume}: its state cannot be read: {str(e).splitlines()[0]}") from e
     if not stop.number: return result
     args, last = trainer.args, last_checkpoint(trainer.args.output_dir)
     again = " with --resume_from_checkpoint true" if str(args.resume_from_checkpoint).lower() == "false" else ""
-    where = f"the last checkpoint is {last}; the same command{again} goes on from there" if last else "no checkpoint can be resumed"
+    where = "no checkpoint can be resumed"
+    if last: where = f"the last checkpoint is {last}; the same command{again} goes on from there"
     _say(args, f"stopped after step {trainer.state.global_step:,}: {where}")
     raise Stopped(stop.number)
 
@@ -481,7 +531,8 @@ def next_steps(
     split = "" if args.eval_split == "test" else f" --split {shlex.quote(args.eval_split)}"
     return "\n".join([f"the model is in {args.output_dir}",
         f"to evaluate it: koflan_evaluate --model_name_or_path {at} --dataset {data}{split}",
-        f"to use it in Python: from koflan.reward import RewardModel; model = RewardModel.from_pretrained({str(args.output_dir)!r})"])
+        "to use it in Python: from koflan.reward import RewardModel; "
+        f"model = RewardModel.from_pretrained({str(args.output_dir)!r})"])
 
 # %% ../nbs/07_reward_trainer.ipynb #49595032
 def _check_metric(name, tasks):
@@ -490,7 +541,7 @@ def _check_metric(name, tasks):
     if name.removeprefix("eval_") not in known: raise KoflanError(unknown("--metric_for_best_model", name, known))
 
 def _finished(trainer, resume):
-    "Has the checkpoint done all of `--max_steps`? Then it (or the best one) is the model: `Trainer` would do one step more."
+    "Has the checkpoint done all of `--max_steps`? Then it (or the best one) is the model; `Trainer` would do one more."
     state = TrainerState.load_from_json(str(Path(resume)/"trainer_state.json")) if resume else TrainerState()
     if not 0 < trainer.args.max_steps <= state.global_step: return False
     trainer.state = state
@@ -508,18 +559,21 @@ def _train(trainer, resume, valid, multi):
 
 def _multilabel(records):
     "Names of tasks with more than one right answer somewhere."
-    return sorted(records.filter(pl.col("positives").list.len() > 1)["task"].unique().to_list()) if "task" in records.columns else []
+    if "task" not in records.columns: return []
+    return sorted(set(records.filter(pl.col("positives").list.len() > 1)["task"]))
 
 def _fit(trainer, valid, multi):
-    "Fit the temperature, and the threshold of `classify_multi` where tasks have several right answers; the config keeps them."
+    "Fit the temperature, and the threshold of `classify_multi` where tasks have several right answers."
     net, args = trainer.accelerator.unwrap_model(trainer.model), trainer.args
     model = RewardModel(net, trainer.processing_class, args.max_length, "bf16" if args.bf16 else "fp32")
     valid = valid.filter(pl.col("negatives").list.len() > 0)
     some = valid[smallest(Chance(args.seed, "valid", "calibration").bits(np.arange(len(valid)), "records"), 5000)]
-    if len(some): _say(args, f"temperature: {model.fit_temperature(some):.3f}, fitted on {len(some):,} validation records")
+    if len(some):
+        _say(args, f"temperature: {model.fit_temperature(some):.3f}, fitted on {len(some):,} records kept back")
     few = valid.filter(pl.col("task").is_in(multi)).head(5000) if multi else valid.head(0)
     if few.is_empty(): return
-    _say(args, f"threshold of classify_multi: {model.fit_threshold(few):.3f}, fitted on {len(few):,} records of {', '.join(multi)}")
+    found = model.fit_threshold(few)
+    _say(args, f"threshold of classify_multi: {found:.3f}, fitted on {len(few):,} records of {', '.join(multi)}")
 
 def _evaluate(trainer, kept):
     trainer.eval_dataset = kept

@@ -16,7 +16,7 @@ from ..core.chance import Chance, smallest
 from ..core.schema import KoflanError
 
 # %% ../../nbs/model/05_baseline.ipynb #89fe438e
-BASELINES = {} # name -> function (training records, test records) -> scores of each test record, right answers first, or None
+BASELINES = {} # name -> function (training records, test records) -> scores of each test record, or None
 
 def baseline(
     function, # of (train, test), records of the same tasks with `task`
@@ -80,7 +80,7 @@ def _logistic(seen, y, asked):
     return LogisticRegression(C=4., solver="liblinear").fit(seen, y).decision_function(asked)
 
 def _labelled(train, test, score):
-    "Scores of the answers of one task, from `score(vectors, held, test vectors)` -> (records, labels); None without labels."
+    "Scores of the answers of one task, from `score(vectors, held, test vectors)` (records, labels)."
     read = _vectorizer(analyzer="char_wb", ngram_range=(1, 4), min_df=2)
     try: seen = read.fit_transform(train["input"].to_list())
     except ValueError: return [None]*len(test) # nothing is repeated

@@ -59,7 +59,8 @@ def reliability(
     rows = pl.DataFrame(dict(confidence=[float(np.max(o)) for o in p],
                              accuracy=[float(b[:n].sum()/b.sum()) for b, n in zip(best, right)]))
     rows = rows.with_columns(bin=(pl.col("confidence")*bins).floor().clip(0, bins - 1).cast(pl.Int64))
-    return rows.group_by("bin").agg(pl.len().cast(pl.Int64).alias("n"), pl.col("confidence", "accuracy").mean()).sort("bin")
+    means = pl.col("confidence", "accuracy").mean()
+    return rows.group_by("bin").agg(pl.len().cast(pl.Int64).alias("n"), means).sort("bin")
 
 def expected_error(
     table:pl.DataFrame, # of `reliability`

@@ -55,7 +55,8 @@ def _check_hub(name):
     "`KoflanError` where the Hub has no such model, or cannot be asked."
     from huggingface_hub import errors, hf_hub_download
     try: hf_hub_download(name, "config.json")
-    except errors.LocalEntryNotFoundError as e: raise KoflanError("no such folder, and the Hub cannot be reached") from e
+    except errors.LocalEntryNotFoundError as e:
+        raise KoflanError("no such folder, and the Hub cannot be reached") from e
     except errors.GatedRepoError as e:
         raise KoflanError("its owner asks for consent: give it on the Hub, then log in with `hf auth login`") from e
     except errors.RepositoryNotFoundError as e:
@@ -108,15 +109,16 @@ UNTRAINED = ("its weights hold no trained scoring head, its scores would be rand
 
 def _check_head(config):
     "`KoflanError` where a model was trained for several labels."
-    if getattr(config, "koflan_scoring", None) is None and config.num_labels > 1 and getattr(config, "architectures", None) \
-            and config.architectures[0].endswith("ForSequenceClassification"):
-        raise KoflanError(f"its head has {config.num_labels} labels ({', '.join(map(str, config.id2label.values()))[:80]}), "
-                          "not one score: a classifier, no reward model; koflan_train_reward can start from it")
+    kind = (getattr(config, "architectures", None) or [""])[0]
+    if getattr(config, "koflan_scoring", None) or config.num_labels == 1 or not kind.endswith("ForSequenceClassification"): return
+    labels = ", ".join(map(str, config.id2label.values()))[:80]
+    raise KoflanError(f"its head has {config.num_labels} labels ({printable(labels)}), not one score: "
+                      "a classifier, no reward model; koflan_train_reward can start from it")
 
 def _load_pair(name, config, trained, safe):
     from transformers import AutoModelForSequenceClassification
-    one = dict(num_labels=1, problem_type="regression", ignore_mismatched_sizes=config.num_labels != 1, output_loading_info=True)
-    model, info = AutoModelForSequenceClassification.from_pretrained(name, **one, **safe)
+    one = dict(num_labels=1, problem_type="regression", ignore_mismatched_sizes=config.num_labels != 1)
+    model, info = AutoModelForSequenceClassification.from_pretrained(name, **one, **safe, output_loading_info=True)
     if trained and [o for o in info["missing_keys"] if "classifier" in o or "score" in o or "head" in o]:
         raise KoflanError(UNTRAINED.format(name=printable(name)))
     return model

@@ -13,7 +13,8 @@ from pathlib import Path
 from ..core.schema import KoflanError
 
 # %% ../../nbs/model/06_curves.ipynb #e3098fed
-COLORS = ("#2a9d5c", "#4f7fb8", "#d9822b", "#a05fc4", "#c8553d", "#2a9d9d", "#8a7a3b", "#b85f8f") # on light and dark ground
+COLORS = ("#2a9d5c", "#4f7fb8", "#d9822b", "#a05fc4", "#c8553d", "#2a9d9d", "#8a7a3b",
+          "#b85f8f") # on light and dark ground
 
 def log_of(
     run, # `trainer.state.log_history`, or the folder of a run
@@ -42,12 +43,13 @@ def svg(
     label:str, # what the picture says, for those who cannot see it
 ) -> str: # an element; it takes the colour of the text around it
     "A picture."
-    size = f'viewBox="0 0 {width} {height}" style="width:100%;max-width:{width}px;height:auto" font-size="11" font-family="sans-serif"'
-    return f'<svg {size} role="img" aria-label="{escape(label)}" fill="currentColor">{body}</svg>'
+    size = f'viewBox="0 0 {width} {height}" style="width:100%;max-width:{width}px;height:auto"'
+    return f'<svg {size} font-size="11" font-family="sans-serif" role="img" aria-label="{escape(label)}" fill="currentColor">{body}</svg>'
 
 def _panel(title, lines, end, low, high, width=460, height=190, left=34, right=150):
     "An SVG of lines over steps; names stand at their ends."
-    x, y = (lambda n: left + (width - left - right)*n/max(end, 1)), (lambda v: 24 + (height - 46)*(high - v)/(high - low))
+    x = lambda n: left + (width - left - right)*n/max(end, 1)
+    y = lambda v: 24 + (height - 46)*(high - v)/(high - low)
     out = [f'<text x="{left}" y="13" font-weight="600">{title}</text>',
            f'<text x="{x(end):.0f}" y="{height - 4}" text-anchor="end">{end:,} steps</text>']
     for v in (low, (low + high)/2, high):

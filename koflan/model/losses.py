@@ -51,4 +51,6 @@ def losses_of(
     if loss not in LOSSES: raise KoflanError(f"unknown loss {loss!r}; known: {', '.join(LOSSES)}")
     table = scores[at]
     each = LOSSES[loss](table, right, wrong, margin)
-    return each + center_weight * _mean((table[:, :, None] + table[:, None, :])**2, right[:, :, None] & wrong[:, None, :]) if center_weight else each
+    if not center_weight: return each
+    sums = (table[:, :, None] + table[:, None, :])**2
+    return each + center_weight * _mean(sums, right[:, :, None] & wrong[:, None, :])

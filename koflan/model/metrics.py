@@ -84,7 +84,7 @@ def judge(
     records:pl.DataFrame, # the columns of a record
     scores:list, # for each record the scores of right answers, then of wrong ones; None where it was left out
     loss:dict|None=None, # options of `loss_of`
-    threshold:float|None=None, # above which an answer of a record with several right ones is chosen; None takes the best
+    threshold:float|None=None, # above which an answer is chosen where several may be right; None takes the best
 ) -> pl.DataFrame: # records with scores; `scores`, `threshold`, `loss`, the names in `METRICS`, `chance`
     "Put beside every record how it went; `KoflanError` where a score is not a number."
     kept = [o is not None for o in scores]
@@ -96,7 +96,8 @@ def judge(
     went = {k: [float(f(s, r)) for s, r in zip(scores, right)] for k, f in METRICS.items()}
     return rows.with_columns(
         pl.Series("scores", [o.tolist() for o in scores], dtype=pl.List(pl.Float64)),
-        pl.lit(threshold, dtype=pl.Float64).alias("threshold"), pl.Series("loss", loss_of(scores, counts, **loss or {})),
+        pl.lit(threshold, dtype=pl.Float64).alias("threshold"),
+        pl.Series("loss", loss_of(scores, counts, **loss or {})),
         *(pl.Series(k, v, dtype=pl.Float64) for k, v in went.items()),
         pl.Series("chance", [n/(n + m) for n, m in counts], dtype=pl.Float64))
 
@@ -181,7 +182,8 @@ def confusion(
     rows = votes(went)
     right, chosen = rows.filter("right").select("record", right="answer"), rows.filter(pl.col("chosen") > 0)
     both = right.join(chosen.select("record", "chosen", answer="answer"), on="record").group_by("right", "answer")
-    return both.agg(n=pl.col("chosen").sum()).rename(dict(answer="chosen")).sort("n", "right", "chosen", descending=[True, False, False])
+    table = both.agg(n=pl.col("chosen").sum()).rename(dict(answer="chosen"))
+    return table.sort("n", "right", "chosen", descending=[True, False, False])
 
 # %% ../../nbs/model/04_metrics.ipynb #acba5e01
 Z = 1.959964 # normal quantile of 95 %
@@ -276,7 +278,8 @@ def shown(
     table:pl.DataFrame, # of `by_task`
 ) -> list: # of columns, those with a number somewhere; intervals aside
     "The columns that a reader wants to see."
-    return [k for k in table.columns if not k.endswith(("_low", "_high")) and k != "task" and table[k].null_count() < len(table)]
+    kept = [k for k in table.columns if k != "task" and not k.endswith(("_low", "_high"))]
+    return [k for k in kept if table[k].null_count() < len(table)]
 
 def as_text(
     table:pl.DataFrame, # of `by_task`

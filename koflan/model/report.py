@@ -35,18 +35,17 @@ def paired(
         rows.append((task, len(o), o["top1"].mean(), o["other"].mean(), float(gap.mean()), low, high))
         halves.append((high - low)/2)
     table = pl.DataFrame(rows, schema=dict(task=pl.String, n=pl.Int64) | {k: pl.Float64 for k in PAIRED}, orient="row")
-    mean, half = table["difference"].mean(), float(np.hypot.reduce(halves))/max(len(halves), 1) if halves else None
-    edges = dict(low=mean - half, high=mean + half) if halves else {}
-    return pl.concat([table, table.select(pl.lit("macro").alias("task"), pl.col("n").sum(), pl.col(PAIRED).mean()).with_columns(
-        **{k: pl.lit(v, dtype=pl.Float64) for k, v in edges.items()})])
+    last = table.select(pl.lit("macro").alias("task"), pl.col("n").sum(), pl.col(PAIRED).mean())
+    half = float(np.hypot.reduce(halves))/max(len(halves), 1)
+    return pl.concat([table, last.with_columns(low=pl.col("difference") - half, high=pl.col("difference") + half)])
 
 PAIRED = ("top1", "other", "difference", "low", "high")
 
 # %% ../../nbs/model/11_report.ipynb #24a6e48f
 def _axis(x, top, bottom):
     "Marks of 0 to 1 under a plot."
-    return "".join(f'<path d="M{x(v):.1f} {top}V{bottom}" stroke="#8884"/><text x="{x(v):.1f}" y="{bottom + 13}" text-anchor="middle">{v:g}</text>'
-                   for v in (0, .25, .5, .75, 1))
+    return "".join(f'<path d="M{x(v):.1f} {top}V{bottom}" stroke="#8884"/>'
+                   f'<text x="{x(v):.1f}" y="{bottom + 13}" text-anchor="middle">{v:g}</text>' for v in (0, .25, .5, .75, 1))
 
 def dots(
     title:str, # of the picture
@@ -69,11 +68,14 @@ def dots(
 def _dot_line(x, y, row, left, width):
     name, value, low, high, chance, others = row
     out = [f'<text x="{left - 8}" y="{y + 4}" text-anchor="end">{escape(printable(name)[:30])}</text>']
-    if chance is not None: out.append(f'<path d="M{x(chance):.1f} {y - 7}V{y + 7}" stroke="#c8553d" stroke-width="2"/>')
-    if low is not None: out.append(f'<path d="M{x(low):.1f} {y}H{x(high):.1f}" stroke="{COLORS[0]}" stroke-width="2" opacity=".6"/>')
+    if chance is not None:
+        out.append(f'<path d="M{x(chance):.1f} {y - 7}V{y + 7}" stroke="#c8553d" stroke-width="2"/>')
+    if low is not None:
+        out.append(f'<path d="M{x(low):.1f} {y}H{x(high):.1f}" stroke="{COLORS[0]}" stroke-width="2" opacity=".6"/>')
     out += [f'<circle cx="{x(v):.1f}" cy="{y}" r="3.5" fill="none" stroke="{COLORS[1 + i % 7]}" stroke-width="1.5"/>'
             for i, v in enumerate(others) if v is not None]
-    out += [f'<circle cx="{x(value):.1f}" cy="{y}" r="4" fill="{COLORS[0]}"/>', f'<text x="{width - 52}" y="{y + 4}">{number(value)}</text>']
+    out.append(f'<circle cx="{x(value):.1f}" cy="{y}" r="4" fill="{COLORS[0]}"/>'
+               f'<text x="{width - 52}" y="{y + 4}">{number(value)}</text>')
     return "".join(out)
 
 # %% ../../nbs/model/11_report.ipynb #00066cf6
@@ -88,16 +90,21 @@ def reliability_picture(
 ) -> str: # SVG
     "Accuracy over confidence; bigger points hold more records."
     x, y = (lambda v: 36 + (width - 50)*v), (lambda v: width - 24 - (width - 64)*v)
-    out = ['<text x="0" y="14" font-weight="600">확률과 맞힌 비율</text>', f'<path d="M{x(0)} {y(0)}L{x(1)} {y(1)}" stroke="#8888" stroke-dasharray="4 3"/>']
+    out = ['<text x="0" y="14" font-weight="600">확률과 맞힌 비율</text>',
+           f'<path d="M{x(0)} {y(0)}L{x(1)} {y(1)}" stroke="#8888" stroke-dasharray="4 3"/>']
     for v in (0, .5, 1):
-        out.append(f'<text x="{x(v):.0f}" y="{width - 8}" text-anchor="middle">{v:g}</text><text x="30" y="{y(v) + 4:.0f}" text-anchor="end">{v:g}</text>'
+        out.append(f'<text x="{x(v):.0f}" y="{width - 8}" text-anchor="middle">{v:g}</text>'
+                   f'<text x="30" y="{y(v) + 4:.0f}" text-anchor="end">{v:g}</text>'
                    f'<path d="M{x(0)} {y(v):.1f}H{x(1)}" stroke="#8884"/>')
     for i, ((name, table), color) in enumerate(zip(tables.items(), (COLORS[4], COLORS[0]))):
         points = " ".join(f"{x(c):.1f},{y(a):.1f}" for c, a in table.select("confidence", "accuracy").iter_rows())
-        out.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.5"/><text x="{x(0) + 8}" y="{48 + 15*i}" fill="{color}">{escape(name)}</text>')
+        out.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.5"/>'
+                   f'<text x="{x(0) + 8}" y="{48 + 15*i}" fill="{color}">{escape(name)}</text>')
         for n, c, a in table.select("n", "confidence", "accuracy").iter_rows():
-            out.append(f'<circle cx="{x(c):.1f}" cy="{y(a):.1f}" r="{2 + 5*(n/table["n"].max())**.5:.1f}" fill="{color}" opacity=".7"/>')
-    return svg(width, width, "".join(out), "reliability: " + ", ".join(f"{k} ECE {expected_error(o):.3f}" for k, o in tables.items()))
+            size = 2 + 5*(n/table["n"].max())**.5
+            out.append(f'<circle cx="{x(c):.1f}" cy="{y(a):.1f}" r="{size:.1f}" fill="{color}" opacity=".7"/>')
+    said = ", ".join(f"{k} ECE {expected_error(o):.3f}" for k, o in tables.items())
+    return svg(width, width, "".join(out), f"reliability: {said}")
 
 # %% ../../nbs/model/11_report.ipynb #76ab9dc5
 def calibration(
@@ -107,7 +114,9 @@ def calibration(
     "Reliability before and after the temperature."
     own = temperature is not None
     scores, right = went["scores"].to_list(), went["positives"].list.len().to_list()
-    if not own: temperature, scores, right = fit_temperature(scores[::2], right[::2]), scores[1::2] or scores, right[1::2] or right
+    if not own:
+        temperature = fit_temperature(scores[::2], right[::2])
+        scores, right = scores[1::2] or scores, right[1::2] or right
     each = {"그대로": 1., f"온도 {temperature:.2f}": temperature}
     return {k: reliability(scores, right, t) for k, t in each.items()}, temperature, own
 
@@ -125,13 +134,14 @@ class Report:
         self.systems, self.left_out, self.about, self.log = systems, left_out, about, log
         self.temperature, (self.name, self.went) = temperature, next(iter(systems.items()))
         self.table = by_task(self.went, intervals=True)
-        if twins is not None: self.table = self.table.join(_without_twins(self.went, twins), on="task", how="left", maintain_order="left")
+        beside = dict(how="left", maintain_order="left")
+        if twins is not None: self.table = self.table.join(_without_twins(self.went, twins), on="task", **beside)
         self.compared = {k: paired(self.went, o) for k, o in systems.items() if k != self.name and len(o)}
         for k, o in self.compared.items():
             if k in (*self.table.columns, "random"): continue # `chance` is the column of random
-            whole = self.table.select("task", "n").join(o.select("task", "n", **{k: "other"}), on=["task", "n"], how="left", maintain_order="left")
-            values = pl.when(pl.col("task") == "macro").then(whole[k].head(len(whole) - 1).mean()).otherwise(pl.col(k))
-            self.table = self.table.with_columns(whole.select(values.alias(k)).to_series())
+            whole = self.table.select("task", "n").join(o.select("task", "n", **{k: "other"}), on=["task", "n"], **beside)
+            mean = pl.Series([whole[k].head(len(whole) - 1).mean()], dtype=pl.Float64)
+            self.table = self.table.with_columns(pl.concat([whole[k].head(len(whole) - 1), mean.alias(k)]))
 
     def __repr__(self):
         left = f"left out: {self.left_out:,} records without a wrong answer, or too long"
@@ -147,7 +157,8 @@ class Report:
 def _without_twins(went, twins):
     "By task: share of records that have a twin in the training data, top-1 of the others."
     table = went.with_columns(twin=pl.col("row").is_in(twins.implode()))
-    each = table.group_by("task").agg(twins=pl.col("twin").mean(), top1_without=pl.col("top1").filter(~pl.col("twin")).mean())
+    without = pl.col("top1").filter(~pl.col("twin")).mean()
+    each = table.group_by("task").agg(twins=pl.col("twin").mean(), top1_without=without)
     return pl.concat([each, each.select(pl.lit("macro").alias("task"), pl.all().exclude("task").mean())])
 
 # %% ../../nbs/model/11_report.ipynb #9aef151d
@@ -169,26 +180,31 @@ def mistakes(self:Report,
 def _first(self):
     rows = self.table.to_dicts()
     macro, several = rows[-1], len(rows) > 2
-    said = (f"{self.name}: {macro['n']:,} records, {len(rows) - 1} tasks. "
-            f"top-1 {number(macro['top1'])} [{number(macro['top1_low'])}, {number(macro['top1_high'])}], random {number(macro['chance'])}.")
-    marks = tuple(k for k in self.compared if k in self.table.columns and self.table[k].null_count() < len(self.table))[:4]
-    lines = [(r["task"], r["top1"], r["top1_low"], r["top1_high"], r["chance"], [r[k] for k in marks]) for r in rows if several or r is not macro]
+    share, low, high, chance = (number(macro[k]) for k in ("top1", "top1_low", "top1_high", "chance"))
+    said = f"{self.name}: {macro['n']:,} records, {len(rows) - 1} tasks. top-1 {share} [{low}, {high}], random {chance}."
+    marks = [k for k in self.compared if k in self.table.columns and self.table[k].null_count() < len(self.table)][:4]
+    lines = [(*(r[k] for k in ("task", "top1", "top1_low", "top1_high", "chance")), [r[k] for k in marks])
+             for r in rows if several or r is not macro]
     interval = pl.format("{} [{}, {}]", *(pl.col(k).round(3) for k in ("top1", "top1_low", "top1_high"))).alias("top1")
     return "성적", [said, ("tasks", dots("태스크마다 top-1과 95 % 구간", lines, marks)),
                   self.table.with_columns(interval).select("task", *shown(self.table))]
 
 def _beside(self):
-    blocks = ["차이는 같은 레코드에서 (곁의 것) - (이 모델)의 top-1이고, 구간은 글을 다시 뽑는 부트스트랩입니다. 구간이 0을 품으면 차이가 있다고 말할 수 없습니다."]
-    rows = [o.tail(1).with_columns(task=pl.lit(k)).rename(dict(task="beside", top1=self.name)) for k, o in self.compared.items()]
-    return "다른 모델과 기준", [*blocks, pl.concat(rows)] if rows else []
+    said = ("차이는 같은 레코드에서 (곁의 것) - (이 모델)의 top-1이고, 구간은 글을 다시 뽑는 부트스트랩입니다. "
+            "구간이 0을 품으면 차이가 있다고 말할 수 없습니다.")
+    rows = [o.tail(1).with_columns(task=pl.lit(k)).rename(dict(task="beside")) for k, o in self.compared.items()]
+    numbers = [by_task(o).tail(1).with_columns(task=pl.lit(k)).rename(dict(task="system")) for k, o in self.systems.items()]
+    return "다른 모델과 기준", [said, pl.concat(rows), pl.concat(numbers)] if rows else []
 
 def _wordings(self):
     table, each = wording(self.went), by_template(self.went).filter(pl.col("n") >= 10)
     if each.is_empty(): return "지시문", []
-    lines = [(f"{r['task']} {r['template']}", r["top1"], r["top1_low"], r["top1_high"], None, []) for r in each.head(60).to_dicts()]
-    return "지시문", ["지시문과 답의 글을 바꾸면 정확도가 얼마나 달라지는가. flips는 어떤 지시문에서는 맞고 어떤 지시문에서는 틀린 글의 비율, "
-        "consistent는 반대로 물은 두 질문에 반대로 답한 비율입니다.", table, ("wording", dots("지시문마다 top-1", lines)),
-        each.drop("top1_low", "top1_high"), by_answers(self.went).filter(pl.col("n") >= 10).drop("top1_low", "top1_high")]
+    lines = [(f"{r['task']} {r['template']}", r["top1"], r["top1_low"], r["top1_high"], None, [])
+             for r in each.head(60).to_dicts()]
+    said = ("지시문과 답의 글을 바꾸면 정확도가 얼마나 달라지는가. flips는 어떤 지시문에서는 맞고 어떤 지시문에서는 틀린 "
+            "글의 비율, consistent는 반대로 물은 두 질문에 반대로 답한 비율입니다.")
+    answers, edges = by_answers(self.went).filter(pl.col("n") >= 10), ("top1_low", "top1_high")
+    return "지시문", [said, table, ("wording", dots("지시문마다 top-1", lines)), each.drop(edges), answers.drop(edges)]
 
 def _probabilities(self):
     if len(self.went) < 4: return "확률", []
@@ -202,12 +218,14 @@ def _curve(self):
     return "학습", [(f"learning-{k}", o) for k, o in Curves(self.log or []).pictures().items()]
 
 def _confusions(self):
-    kept = [(t, o) for (t,), o in sorted(self.went.group_by("task", maintain_order=True), key=lambda o: o[0]) if has_labels(o)]
-    rows = [confusion(o).filter(pl.col("right") != pl.col("chosen")).head(3).select(pl.lit(t).alias("task"), "right", "chosen", "n") for t, o in kept]
+    parts = sorted(self.went.group_by("task", maintain_order=True), key=lambda o: o[0])
+    wrong = pl.col("right") != pl.col("chosen")
+    rows = [confusion(o).filter(wrong).head(3).select(pl.lit(t).alias("task"), "right", "chosen", "n")
+            for (t,), o in parts if has_labels(o)]
     return "자주 헷갈린 라벨", [pl.concat(rows)] if rows else []
 
 def _worst(self):
-    cut = lambda k, n: pl.when(pl.col(k).str.len_chars() > n).then(pl.col(k).str.head(n) + "…").otherwise(pl.col(k)).alias(k)
+    cut = lambda k, n: (pl.col(k).str.head(n) + pl.when(pl.col(k).str.len_chars() > n).then(pl.lit("…")).otherwise(pl.lit("")))
     return "자신 있게 틀린 것", [self.mistakes(10).with_columns(cut("instruction", 60), cut("input", 120))]
 
 @patch
@@ -220,7 +238,9 @@ def sections(self:Report) -> list: # of (heading, blocks): a block is a text, a 
     return [(head, blocks) for head, blocks in made if blocks] + [("적어 두는 것", notes)]
 
 # %% ../../nbs/model/11_report.ipynb #53d56c8a
-def _value(v): return "-" if v is None else f"{v:,}" if isinstance(v, int) else number(v) if isinstance(v, float) else printable(str(v))
+def _value(v):
+    if isinstance(v, int): return f"{v:,}"
+    return number(v) if v is None or isinstance(v, float) else printable(str(v))
 
 def markdown_table(
     table:pl.DataFrame, # any
@@ -241,23 +261,29 @@ def html_table(
     return f"<table><thead>{row('th', (SHOWN.get(k, k) for k in table.columns))}</thead><tbody>{body}</tbody></table>"
 
 # %% ../../nbs/model/11_report.ipynb #d70be1fb
-STYLE = """:root { color-scheme: light dark } body { font: 15px/1.55 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }
-h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 2em } table { border-collapse: collapse; font-size: .87em; display: block; overflow-x: auto }
-th, td { padding: .25em .7em; border-bottom: 1px solid #8884; text-align: left; vertical-align: top } .n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }"""
+STYLE = """:root { color-scheme: light dark }
+body { font: 15px/1.55 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }
+h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 2em }
+table { border-collapse: collapse; font-size: .87em; display: block; overflow-x: auto; margin: 1em 0 }
+th, td { padding: .25em .7em; border-bottom: 1px solid #8884; text-align: left; vertical-align: top }
+.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }"""
 
 @patch
 def html(self:Report) -> str: # a whole page, with its pictures inside
     "The report as one page."
-    block = lambda o: html_table(o) if isinstance(o, pl.DataFrame) else o[1] if isinstance(o, tuple) else f"<p>{escape(o)}</p>"
+    text = lambda o: o[1] if isinstance(o, tuple) else f"<p>{escape(o)}</p>"
+    block = lambda o: html_table(o) if isinstance(o, pl.DataFrame) else text(o)
     body = "\n".join(f"<h2>{escape(head)}</h2>\n" + "\n".join(map(block, blocks)) for head, blocks in self.sections())
     title = escape(printable(f"{self.name} · {self.about}".rstrip(" ·")))
-    return (f'<!doctype html>\n<html lang="ko"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    return ('<!doctype html>\n<html lang="ko"><head><meta charset="utf-8">'
+            f'<meta name="viewport" content="width=device-width">'
             f"<title>{title}</title><style>{STYLE}</style></head>\n<body><h1>{title}</h1>\n{body}\n</body></html>\n")
 
 @patch
 def markdown(self:Report) -> str: # its pictures are files beside it
     "The report as Markdown."
-    block = lambda o: markdown_table(o) if isinstance(o, pl.DataFrame) else f"![{o[0]}]({o[0]}.svg)" if isinstance(o, tuple) else o
+    text = lambda o: f"![{o[0]}]({o[0]}.svg)" if isinstance(o, tuple) else o
+    block = lambda o: markdown_table(o) if isinstance(o, pl.DataFrame) else text(o)
     parts = [f"## {head}\n\n" + "\n\n".join(map(block, blocks)) for head, blocks in self.sections()]
     return f"# {printable(self.name)}\n\n{printable(self.about)}\n\n" + "\n\n".join(parts) + "\n"
 

@@ -16,13 +16,15 @@ COUNTED = pl.len().cast(pl.Int64).alias("n"), pl.col("top1").mean()
 def _shares(table):
     "With the interval of top1."
     each = [wilson(p, n) for p, n in table.select("top1", "n").iter_rows()]
-    return table.with_columns(pl.Series(f"top1_{k}", [o[i] for o in each], dtype=pl.Float64) for i, k in enumerate(("low", "high")))
+    edge = lambda k, i: pl.Series(f"top1_{k}", [o[i] for o in each], dtype=pl.Float64)
+    return table.with_columns(edge("low", 0), edge("high", 1))
 
 def by_template(
     went:pl.DataFrame, # of `judge`
 ) -> pl.DataFrame: # task, template, instruction (an example), n, top1, top1_low, top1_high
     "How accurate the answers are to each wording of the question."
-    if "template" not in went.columns: went = went.with_columns(template=pl.col("instruction").rank("dense").over("task"))
+    if "template" not in went.columns:
+        went = went.with_columns(template=pl.col("instruction").rank("dense").over("task"))
     table = went.group_by("task", "template").agg(pl.col("instruction").first(), *COUNTED)
     return _shares(table.sort("task", "template"))
 
@@ -43,24 +45,27 @@ def _again(went):
     return table.filter(pl.col("n") > 1).select("task", "worst", "best")
 
 def _opposite(went):
-    "Pairs of records about one text whose same two answers are right the other way round: task, are both right or both wrong?"
+    "Pairs of records about one text where the other of the same two answers is right: task, are both right or both wrong?"
     if "id" not in went.columns: return went.head(0).select("task", same=pl.col("top1") > 0)
-    two = went.filter((pl.col("positives").list.len() == 1) & (pl.col("negatives").list.len() == 1))
-    two = two.select("task", "id", "top1", right=pl.col("positives").list.first(), wrong=pl.col("negatives").list.first())
+    right, wrong = pl.col("positives"), pl.col("negatives")
+    two = went.filter((right.list.len() == 1) & (wrong.list.len() == 1))
+    two = two.select("task", "id", "top1", right=right.list.first(), wrong=wrong.list.first())
     one = two.filter(pl.col("right") < pl.col("wrong"))
     other = two.filter(pl.col("right") > pl.col("wrong")).rename(dict(right="wrong", wrong="right"))
-    return one.join(other, on=["task", "id", "right", "wrong"]).select("task", same=pl.col("top1") == pl.col("top1_right"))
+    both = one.join(other, on=["task", "id", "right", "wrong"])
+    return both.select("task", same=pl.col("top1") == pl.col("top1_right"))
 
 # %% ../../nbs/model/10_wording.ipynb #4b60211b
 def wording(
     went:pl.DataFrame, # of `judge`
     least:int=10, # records that a wording needs to count
 ) -> pl.DataFrame: # task, wordings, lowest, highest, spread, asked, flips, pairs, consistent; None: nothing to say
-    "By task the spread of accuracies between wordings, and the share of texts right in one wording and wrong in another."
+    "By task the spread of accuracies between wordings, and the share of texts right in one and wrong in another."
     each = by_template(went).filter(pl.col("n") >= least).group_by("task").agg(
         wordings=pl.len().cast(pl.Int64), lowest=pl.col("top1").min(), highest=pl.col("top1").max())
     each = each.with_columns(spread=pl.col("highest") - pl.col("lowest"))
-    again = _again(went).group_by("task").agg(asked=pl.len().cast(pl.Int64), flips=(pl.col("worst") != pl.col("best")).mean())
+    flips = (pl.col("worst") != pl.col("best")).mean()
+    again = _again(went).group_by("task").agg(asked=pl.len().cast(pl.Int64), flips=flips)
     pairs = _opposite(went).group_by("task").agg(pairs=pl.len().cast(pl.Int64), consistent=pl.col("same").mean())
     table = went.select(pl.col("task").unique())
     for o in (each, again, pairs): table = table.join(o, on="task", how="left")
