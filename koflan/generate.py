@@ -72,14 +72,32 @@ def _one_format(store, jobs):
 def _one_of(what, name, known):
     if name not in known: raise KoflanError(unknown(what, name, known))
 
-def _asked(shots, chars, letters):
+def _asked(
+    shots:int=0, # worked examples in front of each record at most, up to `MOST_SHOTS`
+    shot_chars:int=SHOT_CHARS, # characters that they may take
+    letters:bool=False, # answer every second list that has letters by them
+):
     "How records are asked, where that is not as usual."
+    _at_least_1(shot_chars=shot_chars)
     if not 0 <= shots <= MOST_SHOTS: raise KoflanError(f"shots is {shots}; want 0 to {MOST_SHOTS}")
-    return (dict(shots=shots, shot_chars=chars) if shots else {}) | (dict(letters=True) if letters else {})
+    return (dict(shots=shots, shot_chars=shot_chars) if shots else {}) | (dict(letters=True) if letters else {})
 
 def _at_least_1(**numbers):
     for k, n in numbers.items():
         if n is not None and n < 1: raise KoflanError(f"{k} is {n}; want 1 or more")
+
+# %% ../nbs/00_generate.ipynb #20e890d2
+def _check(format, dedup, engine, **numbers):
+    "Bad usage, before anything is opened."
+    _at_least_1(**numbers)
+    known = (("format", format, FORMATS), ("dedup", dedup, DEDUP), ("engine", engine, ENGINES))
+    for o in known: _one_of(*o)
+
+def _named(tasks, splits):
+    "The task classes; `KoflanError` names a task or a split that there is not."
+    classes = find_tasks(tasks) if isinstance(tasks, str) else list(tasks)
+    plan(classes, splits)
+    return classes
 
 # %% ../nbs/00_generate.ipynb #e1a78ddf
 def _mixing(classes, mixing, rate_max, total, weights):
@@ -119,28 +137,23 @@ def generate(
     ray_address:str|None=None, # of the Ray engine
     shard_rows:int|None=None, # source rows of one work; by default `SHARD_ROWS` for several workers, twenty times that for one
     progress:bool=True, # show a bar
-    shots:int=0, # worked examples in front of each record at most, up to `MOST_SHOTS`
-    shot_chars:int=SHOT_CHARS, # characters that they may take
-    letters:bool=False, # answer every second list that has letters by them
+    **asked, # shots, shot_chars and letters, as `_asked` takes them
 ) -> tuple[list, dict, dict]: # entries, each with its `state`, built or kept; (task, split) -> error; (task, split) -> what is not there
     "Build a data folder; what fails is returned, not raised."
-    _at_least_1(max_instance_per_task=cap, num_proc=num_proc, max_shard_rows=max_shard_rows, mixing_rate_max=mixing_rate_max,
-                total=total, shard_rows=shard_rows, shot_chars=shot_chars)
-    for what, name, known in (("format", format, FORMATS), ("dedup", dedup, DEDUP), ("engine", engine, ENGINES)): _one_of(what, name, known)
-    classes = find_tasks(tasks) if isinstance(tasks, str) else list(tasks)
-    plan(classes, splits)
+    _check(format, dedup, engine, max_instance_per_task=cap, num_proc=num_proc, max_shard_rows=max_shard_rows,
+           mixing_rate_max=mixing_rate_max, total=total, shard_rows=shard_rows)
+    classes = _named(tasks, splits)
     mixed, place = _mixing(classes, mixing, mixing_rate_max, total, weights), find_mirror(mirror)
     store = Store(output_dir if "://" in str(output_dir) else Path(output_dir).absolute())
-    base = dict(seed=seed, cap=cap, allow_no_input=allow_no_input, allow_no_negative=allow_no_negative)
-    base |= _asked(shots, shot_chars, letters)
+    base = dict(seed=seed, cap=cap, allow_no_input=allow_no_input, allow_no_negative=allow_no_negative) | _asked(**asked)
     mirror = "samples" if place == SAMPLES else place and str(place.absolute())
     with store.lock() as died:
         _put_right(store, died)
         kept, held = _hold(store, classes, holdout)
         jobs = [Job(cls, o, store.url, mirror, _options(o, base, format, max_shard_rows, dedup, mixed)) for cls, o in plan(kept, splits)]
         _one_format(store, jobs)
-        several = num_proc > 1 or engine != "local"
-        stages = Stages(jobs, make_pool(engine, num_proc, ray_address), shard_rows or (SHARD_ROWS if several else 20 * SHARD_ROWS), progress)
+        rows = shard_rows or SHARD_ROWS * (1 if num_proc > 1 or engine != "local" else 20)
+        stages = Stages(jobs, make_pool(engine, num_proc, ray_address), rows, progress)
         return _carry_out(store, stages, held, bool(splits))
 
 # %% ../nbs/00_generate.ipynb #e7556113
@@ -229,8 +242,8 @@ def koflan_generate(
     "Turn datasets into instruction records."
     with user_errors("koflan_generate"):
         done, failed, missing = generate(tasks, output_dir, splits, max_instance_per_task, seed, num_proc, hub_mirror, allow_no_input, allow_no_negative, format,
-                                         max_shard_rows, mixing, mixing_rate_max, total, weights, dedup, holdout, engine, ray_address, shard_rows, True,
-                                         shots, shot_chars, letters)
+                                         max_shard_rows, mixing, mixing_rate_max, total, weights, dedup, holdout, engine, ray_address, shard_rows,
+                                         shots=shots, shot_chars=shot_chars, letters=letters)
         print(printable(summary(done), lines=True))
     there = {(e["recipe"]["task"], e["recipe"]["split"]) for e in done}
     lines = [f"{' '.join(k)} is {'partly missing' if k in there else 'not there'}: {why}"
