@@ -104,6 +104,12 @@ def _options(split, base, format, max_shard_rows, dedup, mixing):
     return base | {k: o for k, o in more.items() if o is not None}
 
 # %% ../nbs/00_generate.ipynb #e8fe5bcc
+def _classes(tasks, splits):
+    classes = find_tasks(tasks) if isinstance(tasks, str) else list(tasks)
+    plan(classes, splits) # refuses a split that none of them has
+    return classes
+
+# %% ../nbs/00_generate.ipynb #15280998
 def _folder(output_dir): return Store(output_dir if "://" in str(output_dir) else Path(output_dir).absolute())
 
 def _place(mirror):
@@ -176,8 +182,7 @@ def generate(
     _at_least_1(max_instance_per_task=cap, num_proc=num_proc, max_shard_rows=max_shard_rows,
                 mixing_rate_max=mixing_rate_max, total=total, shard_rows=shard_rows)
     for o in (("format", format, FORMATS), ("dedup", dedup, DEDUP), ("engine", engine, ENGINES)): _one_of(*o)
-    classes = find_tasks(tasks) if isinstance(tasks, str) else list(tasks)
-    plan(classes, splits)
+    classes = _classes(tasks, splits)
     mixed = _mixing(classes, mixing, mixing_rate_max, total, weights)
     base = dict(seed=seed, cap=cap, allow_no_input=allow_no_input, allow_no_negative=allow_no_negative)
     store, place, workers = _folder(output_dir), _place(mirror), (engine, num_proc, ray_address)
