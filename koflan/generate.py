@@ -93,19 +93,6 @@ def _at_least_1(**numbers):
     for k, n in numbers.items():
         if n is not None and n < 1: raise KoflanError(f"{k} is {n}; want 1 or more")
 
-# %% ../nbs/00_generate.ipynb #20e890d2
-def _check(format, dedup, engine, **numbers):
-    "Bad usage, before anything is opened."
-    _at_least_1(**numbers)
-    known = (("format", format, FORMATS), ("dedup", dedup, DEDUP), ("engine", engine, ENGINES))
-    for o in known: _one_of(*o)
-
-def _named(tasks, splits):
-    "The task classes; `KoflanError` names a task or a split that there is not."
-    classes = find_tasks(tasks) if isinstance(tasks, str) else list(tasks)
-    plan(classes, splits)
-    return classes
-
 # %% ../nbs/00_generate.ipynb #e1a78ddf
 def _mixing(classes, mixing, rate_max, total, weights):
     "The option `mixing` of a recipe; None where nothing is mixed."
