@@ -414,6 +414,7 @@ def _check_args(args):
                           f"--num_attention_heads {args.num_attention_heads}")
     _task_weights(args)
 
+# %% ../nbs/07_reward_trainer.ipynb #f30ef393
 def _task_weights(args):
     "--task_weights as a dict."
     said, given = args.task_weights, filter(str.strip, (args.task_weights or "").split(","))
@@ -476,6 +477,7 @@ def _tell(config, args, data):
     config.koflan_trained_on = trained_on(public_name(args.dataset), data.names, len(data))
     config.koflan_loss, config.koflan_longest_instruction = loss_options(args), data.longest_instruction
 
+# %% ../nbs/07_reward_trainer.ipynb #60b56712
 def train_reward(
     args:RewardArguments, # everything
 ) -> RewardTrainer: # after its work
