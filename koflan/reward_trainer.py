@@ -45,45 +45,28 @@ def _opt(default, help, **kw): return field(default=default, metadata=dict(help=
 @dataclass
 class RewardArguments(TrainingArguments):
     "`TrainingArguments` and what koflan adds to them."
-    output_dir: str | None = _opt(None, "Folder of runs: the model goes to output_dir/run_name. By default checkpoint.")
-    run_name: str | None = _opt(None,
-        "Name of the run; by default it goes to output_dir "
-        "itself, and to checkpoint/run without one.")
-    dataset: str = _opt(None,
-        "Data folder of koflan_generate or its fsspec URL "
-        "(s3://bucket/data), or a data set on the Hub (owner/name).")
+    output_dir: str | None = _opt(None, "Folder of runs, by default checkpoint: the model goes to output_dir/run_name.")
+    run_name: str | None = _opt(None, "Name of the run; by default none, and run where there is no output_dir.")
+    dataset: str = _opt(None, "Data folder of koflan_generate, its fsspec URL, or a data set on the Hub (owner/name).")
     model_name_or_path: str | None = _opt(None, "Checkpoint to start from: a folder, or a name on the Hub.")
     from_scratch: bool = _opt(False, "Learn a WordPiece vocabulary from the data and start a tiny ELECTRA.")
-    allow_pickle: bool = _opt(False,
-        "Read weights from pytorch_model.bin where there are no "
-        "safetensors; only of those you trust.")
-    scoring: str | None = _opt(None, "pair: one sequence for each answer. packed: the prompt once, then all answers. "
-                                     "By default packed with --from_scratch, else what the checkpoint was trained for, "
-                                     "else pair.", choices=["pair", "packed"])
+    allow_pickle: bool = _opt(False, "Read weights that are no safetensors; only of those you trust.")
+    scoring: str | None = _opt(None, "pair: a sequence for each answer; packed: the prompt once. By default packed with "
+                                     "--from_scratch, else the checkpoint's, else pair.", choices=["pair", "packed"])
     loss: str = _opt("bradley_terry", "Loss of a record.", choices=list(LOSSES))
     margin: float = _opt(0., "How much higher than a wrong answer a right one shall score.")
-    center_weight: float = _opt(0.,
-        "Weight of the term that pulls the scores of a prompt towards a "
-        "mean of 0; try 0.01 before classify_multi.")
-    num_negatives: int | None = _opt(None,
-        "Wrong answers sampled for each record and epoch; by "
-        "default 1 in pair scoring and all in packed.")
+    center_weight: float = _opt(0., "Weight of the pull of a prompt's mean score to 0; try 0.01 before classify_multi.")
+    num_negatives: int | None = _opt(None, "Wrong answers drawn for a record and epoch; by default 1 in pair, all in packed.")
     task_weights: str | None = _opt(None, 'Weight of the loss of tasks, as "nsmc=2,unsmile=0.5"; the others have 1.')
     max_length: int = _opt(512, "Tokens of a pair at most; only the input is cut, from its left.")
     precision: str = _opt("auto", "auto: bf16 where the machine has it, else fp32.", choices=["auto", "fp32", "bf16"])
     dropout: float = _opt(0., "Dropout while training; it costs a third of the time on a CPU. Try 0.1 for many epochs.")
-    token_cache: str | None = _opt(None,
-        "Folder that keeps tokens between runs, or none; by "
-        "default KOFLAN_CACHE or ~/.cache/koflan.")
+    token_cache: str | None = _opt(None, "Folder that keeps tokens, or none; by default KOFLAN_CACHE or ~/.cache/koflan.")
     train_split: str = _opt("train", "Split to train on.")
     eval_split: str = _opt("test", "Split to evaluate on.")
-    valid_fraction: float = _opt(0.,
-        "Share of the training records kept back; evaluation during "
-        "training (and so the best checkpoint) uses these.")
+    valid_fraction: float = _opt(0., "Share of the training records kept back for evaluation (and the best checkpoint).")
     max_eval_samples: int | None = _opt(None, "Records of each task to evaluate at most, the first ones.")
-    early_stopping_patience: int | None = _opt(None,
-        "Stop after so many evaluations without a better macro "
-        "accuracy, and keep the best checkpoint.")
+    early_stopping_patience: int | None = _opt(None, "Stop after so many evaluations without a better macro accuracy.")
     learning_rate: float | None = _opt(None, "By default 5e-5, with --from_scratch 1e-3.")
     per_device_eval_batch_size: int = _opt(32, "Records of a batch in evaluation.")
     vocab_size: int = _opt(24_000, "WordPiece vocabulary, with --from_scratch.")
