@@ -1,5 +1,6 @@
 "Random source rows through every family: records keep the rules, nothing is lost uncounted, and neither cuts nor order change a byte. Gold is what a slow row-by-row reference says."
 import json
+import re
 
 import numpy as np
 import polars as pl
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from koflan.core.answers import SHAPES
 from koflan.core.chance import Chance, mix
 from koflan.core.korean import normal_form, tidy
 from koflan.core.prompts import Ask, Prompts
@@ -141,12 +143,24 @@ def reference(task, row, answers):
     right, wrong = found
     words = sorted(right + wrong)
     order = np.argsort(mix(chance.bits(n, "options") + np.arange(len(words), dtype=np.uint64)))
-    cells = row | dict(options=task.between.join(words[i] for i in order))
     template = ask.input or task.prompts.input
+    both = [o for o in (task.prompts.templates[t], template) if "options" in o.fields]
+    ends = all(o.text.endswith("{options}") for o in both)
+    shape = SHAPES[int(chance.pick(n, "shape", len(SHAPES) if ends else 2))] if both else "sentence"
+    cells = row | dict(options=written([words[i] for i in order], shape, task.between))
     blank = not any(cells[o] for o in template.fields)
-    record = dict(instruction=task.prompts.templates[t].fill(**cells), input="" if blank else template.fill(**cells), positives=right, negatives=wrong,
-                  task=task.name, id=f"{task.name}-train-{n}", template=t)
+    texts = [task.prompts.templates[t].fill(**cells), "" if blank else template.fill(**cells)]
+    if shape in SHAPES[2:]: texts = [re.sub(r"[^\S\x1c-\x1f]*\n(- |A\. )", r"\n\1", o, count=1).removeprefix("\n") for o in texts]
+    record = dict(zip(("instruction", "input"), texts)) | dict(positives=right, negatives=wrong, task=task.name, id=f"{task.name}-train-{n}", template=t)
     return record if not problems(record, task.kind) else None
+
+
+def written(words, shape, between):
+    "Answers in a list."
+    if shape == "circled": return " ".join(f"{chr(ord('①') + i)} {o}" for i, o in enumerate(words))
+    if shape == "bullets": return "".join(f"\n- {o}" for o in words)
+    if shape == "letters": return "".join(f"\n{chr(ord('A') + i)}. {o}" for i, o in enumerate(words))
+    return between.join(words)
 
 
 def compare(task, rows, got, answers):

@@ -101,7 +101,7 @@ def test_it_learns(folder):
     "Better than a guess on the rows held out."
     here, said = folder
     rows = [line.split() for line in said["train"][0].splitlines() if line.startswith("library_")]
-    assert [o[0] for o in rows] == ["library_mood", "library_topic"] and all(float(o[2]) > float(o[4]) for o in rows), said["train"][0]
+    assert [o[0] for o in rows] == ["library_mood", "library_topic"] and all(float(o[2]) > float(o[5]) for o in rows), said["train"][0]
     assert (here/"checkpoint"/"library"/"model.safetensors").is_file() and said["rank"][0].split()[-3] in ("만족", "보통", "불만")
 
 

@@ -176,7 +176,7 @@ def test_a_task_notebook_runs_from_top_to_bottom(page):
     assert not page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error'], .jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count()
     card = page.locator(".jp-OutputArea-output", has_text="수는 내장 예문에서 셌습니다")
     assert card.is_visible() and "train 150,000, test 50,000" in card.inner_text()
-    assert card.get_by_role("img", name="지시문의 길이").count() == 1 and "nsmc: binary, 13 instructions" in page.locator(".jp-Notebook").inner_text()
+    assert card.get_by_role("img", name="지시문의 길이").count() == 1 and f"nsmc: binary, {len(NSMC.prompts)} instructions" in page.locator(".jp-Notebook").inner_text()
 
 
 def test_buttons_turn_pages(page):
@@ -319,7 +319,7 @@ def test_a_task_of_a_running_notebook_is_used_at_once(chromium, lab):
 
 def test_the_saved_notebook_reads_without_a_kernel():
     "Its outputs are HTML, and hold no widget that nobody can bring to life."
-    nb = nbformat.read(ROOT/"nbs"/"80_widgets.ipynb", as_version=4)
+    nb = nbformat.read(ROOT/"nbs"/"11_widgets.ipynb", as_version=4)
     kept = [o["data"] for c in nb.cells for o in c.get("outputs", []) if "data" in o]
     said = "\n".join(o.get("text/html", "") for o in kept)
     assert not any("widget" in k for o in kept for k in o) and "widgets" not in nb.metadata
