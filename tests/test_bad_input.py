@@ -156,7 +156,7 @@ def test_wrong_columns(case, tmp_path, capsys):
     fails(tmp_path/"hub", tmp_path/"data", capsys, task, *says)
 
 
-def whole(text): return unicodedata.normalize("NFC", text).replace("\ufeff", "").strip() # all but the mark of a byte order
+def kept(text): return unicodedata.normalize("NFC", text).replace("\ufeff", "").strip() # all but the mark of a byte order
 
 
 @pytest.mark.parametrize("task, column", [("nsmc", "document"), ("unsmile", "clean"), ("kobest_copa", "label"), ("korquad_v1", "answers"), ("chatbot", "A")])
@@ -196,7 +196,7 @@ def test_odd_texts_come_out_whole(task, column, tmp_path, capsys):
     assert (code, lines) == (0, [])
     got = {int(r["id"].split("-")[-1]): r["input"] for r in records(tmp_path/"data"/"train"/f"{task}.jsonl")}
     for i, (name, text) in enumerate(ODD.items()):
-        assert task == "chatbot" and i not in got or got[i] == whole(text), name
+        assert task == "chatbot" and i not in got or got[i] == kept(text), name
     assert task == "chatbot" or len(got) == len(ODD)
 
 
@@ -206,7 +206,7 @@ def test_odd_answers_come_out_whole(tmp_path, capsys):
     put(tmp_path/"hub", "kobest_copa", change(change(t, "alternative_1", [*ODD.values()]), "label", [0] * len(ODD)))
     assert build(tmp_path/"hub", tmp_path/"data", capsys, "kobest_copa") == (0, [])
     got = {int(r["id"].split("-")[-1]): r["positives"] for r in records(tmp_path/"data"/"train"/"kobest_copa.jsonl")}
-    assert got == {i: [whole(o)] for i, o in enumerate(ODD.values()) if i in got}
+    assert got == {i: [kept(o)] for i, o in enumerate(ODD.values()) if i in got}
     assert len(got) == len(ODD) - 1 and entry(tmp_path/"data", "kobest_copa")["dropped"] == {"brace_in_text": 1}
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import nbformat
 import pytest
 from conftest import ROOT
+from koflan.tasks import NSMC
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 BROWSE = """from koflan.reward import RewardModel
