@@ -87,7 +87,7 @@ def plain_names(cache):
         text = path.read_text(encoding="utf-8")
         for old, new in names.items(): text = re.sub(rf"(?<=[- ]){re.escape(old)}$", new, text, flags=re.M)
         path.write_text(text, encoding="utf-8")
-    for path in cache.rglob("*.ipynb"): path.write_text(NOTEBOOK_LINK.sub(r"\1\2", path.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in (*cache.rglob("*.ipynb"), *cache.rglob("*.qmd")): path.write_text(NOTEBOOK_LINK.sub(r"\1\2", path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def relative_links(site):

@@ -294,7 +294,7 @@ def wrong(self:SpanTask, rows, ring):
 _UNITS = "년|월|일|시|분|초|명|개|원|회|위|세|살|층|곳|건|종|배|권|대|차|호|주|달러|미터|퍼센트|%|km|m|kg"
 _QUANTITY = re.compile(rf"\d[\d,.]*(?:[천만억조]\s?)?(?:{_UNITS})(?:\s\d+(?:월|일|시|분))*(?![A-Za-z])")
 _QUOTES = ("‘’", "“”", "''", '""', "《》", "〈〉", "「」", "『』", "<>")
-_QUOTED = re.compile("|".join(rf"{a}([^{a}{b}]{{2,20}}){b}" for a, b in _QUOTES))
+_QUOTED = re.compile("|".join(rf"{o[0]}([^{o}]{{2,20}}){o[1]}" for o in _QUOTES))
 _STEM = re.compile(r"(?<![가-힣A-Za-z0-9])([가-힣A-Za-z0-9]{2,10}?)(이|가|를|의|에|에서|와|과|으로)(?![가-힣A-Za-z0-9])")
 
 def mentions(
