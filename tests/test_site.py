@@ -183,7 +183,7 @@ def test_the_api_of_generate(tab, address):
     for o in ("koflan_generate", "max_instance_per_task", "records of each task and split at most", "Build a data folder"): assert o in body
 
 
-@pytest.mark.parametrize("word, hit", [("감성", "koflan"), ("감정", "NSMC"), ("klue", "KLUE"), ("보상 모델", "reward"), ("조사", "조사")])
+@pytest.mark.parametrize("word, hit", [("감성", "koflan"), ("영화 리뷰", "NSMC"), ("klue", "KLUE"), ("보상 모델", "reward"), ("조사", "조사")])
 def test_search(tab, address, word, hit):
     opened(tab, f"{address}/index.html")
     tab.get_by_placeholder("Search").fill(word)
