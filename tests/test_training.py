@@ -62,7 +62,7 @@ def test_options(data, tmp_path):
     "Held back records, task weights, listwise loss with centring, early stopping, best checkpoint, TensorBoard, threshold and card in one run."
     args = [o for o in SMALL if o != "none"]
     for o in ("--report_to", "--token_cache"): args.remove(o)
-    done = command("koflan.reward_trainer", "--do_train", "--do_eval", "--dataset", data, "--output_dir", tmp_path/"run", *args, "--token_cache", tmp_path/"tokens", "--scoring", "packed", "--report_to", "tensorboard",
+    done = command("koflan.reward_trainer", "--do_train", "--do_eval", "--dataset", data, "--output_dir", tmp_path/"run", *args, "--token_cache", tmp_path/"tokens", "--report_to", "tensorboard", "--scoring", "packed",
                    "--loss", "listwise", "--center_weight", .01, "--margin", .1, "--num_negatives", 2, "--task_weights", "unsmile=2", "--valid_fraction", .3, "--early_stopping_patience", 1, "--warmup_steps", 2,
                    "--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", 2, "--save_steps", 2, "--save_total_limit", 2, "--logging_steps", 2, "--num_train_epochs", 20, "--learning_rate", 1e-4, **ENV)
     state = json.loads((tmp_path/"run"/"trainer_state.json").read_text())
